@@ -1,0 +1,5 @@
+"""``python -m assistant`` is ``pathassist``."""
+
+from assistant.cli import main
+
+main()

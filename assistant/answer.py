@@ -1,0 +1,98 @@
+"""What the assistant returns: text together with the evidence it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DISCLAIMER = "Research use only, not for diagnosis."
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the image as given, origin top left."""
+
+    label: str
+    xyxy: tuple[float, float, float, float]
+    score: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"label": self.label, "xyxy": list(self.xyxy), "score": self.score}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One sub-model that was run and what it returned."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: Any
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": self.arguments, "result": self.result, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A similar case from the archive."""
+
+    id: str
+    score: float
+    title: str
+    thumbnail: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "score": self.score, "title": self.title, "thumbnail": self.thumbnail}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of the prompt (image tokens included) and of the reply."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: What to show. When ``abstained`` it says so and names the best guess as a guess.
+        confidence: Calibrated probability that the answer is right, 0…1.
+        abstained: True when ``confidence`` is below the threshold in force.
+        best_guess: The answer the model would have given, always filled.
+        options: Probability of each option of a closed question, in the order given; empty for open questions.
+        warnings: Plain sentences about the input, for example "the image is nearly blank".
+        finish_reason: ``"stop"``, ``"length"`` or ``"cancelled"``.
+    """
+
+    text: str
+    confidence: float
+    abstained: bool
+    best_guess: str
+    options: dict[str, float] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = ()
+    tools: tuple[ToolCall, ...] = ()
+    cases: tuple[Case, ...] = ()
+    warnings: tuple[str, ...] = ()
+    model: str = ""
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    finish_reason: str = "stop"
+    disclaimer: str = DISCLAIMER
+
+    def pathology(self) -> dict[str, Any]:
+        """The ``pathology`` object of the HTTP API (also printed by ``--json``)."""
+        return {
+            "confidence": round(self.confidence, 4),
+            "abstained": self.abstained,
+            "best_guess": self.best_guess,
+            "options": {k: round(v, 4) for k, v in self.options.items()},
+            "boxes": [b.as_dict() for b in self.boxes],
+            "tools": [t.as_dict() for t in self.tools],
+            "cases": [c.as_dict() for c in self.cases],
+            "warnings": list(self.warnings),
+            "disclaimer": self.disclaimer,
+        }

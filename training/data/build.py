@@ -1,0 +1,195 @@
+"""Builder: labelled records → conversations with images (TRL messages) in varied wording.
+
+Kinds of conversation and their share are in ``MIX``. Slide-level labels are asked as what they are: organ and stain
+hold for each field; a diagnosis belongs to the slide. Every conversation is drawn from a generator keyed by
+(seed, index), so a build is reproducible and can be extended without changing what was there.
+
+    python -m training.data.build --out runs/data --count 20000 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from assistant.chat.prompt import Question
+from training.data import phrases
+from training.data.conversation import Conversation, write_messages
+from training.data.questions import LABELS, diagnosis_names, draw_options, vocabulary
+from training.data.records import OPEN_SETS, Record, load_records
+
+#: Share of each kind of conversation.
+MIX = {"fields": 0.86, "pair": 0.03, "blank": 0.05, "general": 0.06}
+#: Share of each form of question about a field.
+FORMS = {"choice": 0.62, "yes_no": 0.16, "open": 0.16, "unanswerable": 0.06}
+#: Facts that can be asked of a field, with weights.
+WEIGHTS = {
+    "organ": 5.0, "diagnosis": 3.0, "stain": 1.5, "findings": 1.0, "category": 1.0, "scale": 0.3,
+    "lung": 6.0, "oral": 6.0, "node": 6.0, "cells": 1.0,
+}  # fmt: skip
+_CHOICE_KINDS = {"organ", "stain", "diagnosis", "findings", "category", "lung", "oral", "node"}
+_BLANKS = ((255, 255, 255), (244, 240, 246), (236, 226, 234), (0, 0, 0), (128, 128, 128), (250, 245, 225))
+
+
+def write_blanks(folder: Path, seed: int = 0) -> list[Path]:
+    """Write empty fields (plain and lightly noisy) as PNG; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    paths = []
+    for i, colour in enumerate(_BLANKS):
+        for noise in (0.0, 4.0, 40.0):
+            pixels = np.full((224, 224, 3), colour, dtype=np.float32) + generator.normal(0, noise, (224, 224, 3))
+            path = folder / f"blank_{i}_{int(noise)}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+            paths.append(path)
+    return paths
+
+
+class Builder:
+    """Draws conversations about ``records``.
+
+    Args:
+        records: Training records only.
+        blanks: Paths of empty images.
+        seed: Together with an index it fixes a conversation.
+    """
+
+    def __init__(self, records: list[Record], blanks: list[Path], seed: int = 0) -> None:
+        self.records = records
+        self.blanks = blanks
+        self.seed = seed
+        self.diagnoses = diagnosis_names(records)
+        self.findings = tuple(sorted({r.facts["findings"] for r in records if "findings" in r.facts}))
+        self.weights = _record_weights(records)
+
+    def draw(self, index: int) -> Conversation:
+        """Conversation number ``index``."""
+        rng = random.Random(f"{self.seed}:{index}")  # noqa: S311 - reproducible, not secret
+        match rng.choices(list(MIX), list(MIX.values()))[0]:
+            case "general":
+                turns = rng.sample(phrases.GENERAL, rng.choice((1, 1, 2)))
+                return _conversation((), turns, "general")
+            case "blank":
+                question = self._any_question(rng)
+                return _conversation((rng.choice(self.blanks),), [(question, rng.choice(phrases.BLANK))], "blank")
+            case "pair":
+                return self._pair(rng)
+        record = rng.choices(self.records, self.weights)[0]
+        turns = self._turns(record, rng, rng.choice((1, 2, 2, 3)))
+        return _conversation((record.image,), turns, record.group)
+
+    def _turns(self, record: Record, rng: random.Random, count: int) -> list[tuple[str, str]]:
+        kinds = [k for k in WEIGHTS if k in record.facts and not (k == "organ" and record.facts[k] == "blood")]
+        turns = []
+        for _ in range(count):
+            form = rng.choices(list(FORMS), list(FORMS.values()))[0]
+            if form == "unanswerable" or not kinds:
+                turns.append((rng.choice(phrases.UNANSWERABLE), rng.choice(phrases.CANNOT_TELL)))
+                continue
+            kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
+            kinds.remove(kind)
+            turns.append(self._ask(record, kind, form, rng))
+        return turns
+
+    def _ask(self, record: Record, kind: str, form: str, rng: random.Random) -> tuple[str, str]:
+        right = record.facts[kind]
+        if form == "yes_no" and kind in phrases.YES_NO:
+            asked, truth = right, "Yes"
+            if rng.random() < 0.5:
+                others = [o for o in self._options(kind, right, rng)[0] if o != right]
+                asked, truth = rng.choice(others), "No"
+            return rng.choice(phrases.YES_NO[kind]).format(asked), truth
+        stem = rng.choice(phrases.ASK[kind])
+        if form == "choice" and kind in _CHOICE_KINDS:
+            options, _ = self._options(kind, right, rng)
+            keep = rng.choice((4, 4, 4, 3, 5, 2))
+            if keep < 4:
+                wrong = [o for o in options if o != right][: keep - 1]
+                options = tuple(rng.sample([right, *wrong], keep))
+            hint = rng.choice(phrases.LETTER_HINTS)
+            question = Question(f"{stem} {hint}".strip() if rng.random() < 0.5 else stem, options)
+            return question.prompt(), right
+        said = rng.choice((*phrases.SAY[kind], "{}"))
+        text = said.format(right)
+        return stem, text[0].upper() + text[1:]
+
+    def _options(self, kind: str, right: str, rng: random.Random) -> tuple[tuple[str, ...], int]:
+        pool = self.findings if kind == "findings" else vocabulary(kind, self.diagnoses)
+        return draw_options(kind, right, rng, pool)
+
+    def _any_question(self, rng: random.Random) -> str:
+        kind = rng.choice(("organ", "stain", "diagnosis", "lung", "node"))
+        stem = rng.choice(phrases.ASK[kind])
+        if rng.random() < 0.5:
+            return stem
+        pool = vocabulary(kind, self.diagnoses) if kind not in LABELS else LABELS[kind]
+        return Question(stem, draw_options(kind, rng.choice(pool), rng, pool)[0]).prompt()
+
+    def _pair(self, rng: random.Random) -> Conversation:
+        with_organ = [r for r in self.records if "organ" in r.facts]
+        first = rng.choice(with_organ)
+        same = rng.random() < 0.5
+        others = [r for r in with_organ if (r.facts["organ"] == first.facts["organ"]) is same and r is not first]
+        second = rng.choice(others)
+        organs = (first.facts["organ"], second.facts["organ"])
+        turn = rng.choice(
+            (
+                ("Are both images from the same organ?", "Yes" if same else "No"),
+                ("Name the organ of each image in order.", f"First {organs[0]}, then {organs[1]}."),
+                ("What is the organ of the second image?", organs[1][0].upper() + organs[1][1:]),
+                ("What is the organ of the first image?", organs[0][0].upper() + organs[0][1:]),
+            )
+        )
+        return _conversation((first.image, second.image), [turn], first.group)
+
+
+def _record_weights(records: list[Record]) -> list[float]:
+    """Sets weigh by the square root of their size, times two for the atlas, whose organs weigh alike."""
+    sets = Counter(r.dataset for r in records)
+    slides = Counter(r.facts.get("organ", "") for r in records if r.dataset == "atlas")
+    factor = {"atlas": 2.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2}
+    out = []
+    for r in records:
+        w = factor.get(r.dataset, 1.0) / sets[r.dataset] ** 0.5
+        if r.dataset == "atlas":
+            w *= (len(records) / len(slides) / slides[r.facts.get("organ", "")]) ** 0.5
+        out.append(w)
+    return out
+
+
+def _conversation(images: tuple[Path, ...], turns: list[tuple[str, str]], group: str) -> Conversation:
+    messages: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(turns):
+        content = [{"type": "image"} for _ in images] if number == 0 else []
+        messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return Conversation(images=images, messages=messages, group=group)
+
+
+def build(count: int, out: Path, seed: int = 0, datasets: tuple[str, ...] = OPEN_SETS) -> list[Conversation]:
+    """Draw ``count`` conversations from the train split and write ``out/instruct.jsonl`` and the empty images."""
+    builder = Builder(load_records(datasets, "train"), write_blanks(out / "blanks", seed), seed)
+    conversations = [builder.draw(i) for i in range(count)]
+    write_messages(out / "instruct.jsonl", conversations)
+    return conversations
+
+
+def main() -> None:
+    """Command line of the builder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for instruct.jsonl and blanks/")
+    parser.add_argument("--count", type=int, default=20_000, help="number of conversations (default 20000)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    conversations = build(args.count, args.out, args.seed)
+    print(f"{len(conversations):,} conversations in {args.out / 'instruct.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

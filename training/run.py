@@ -1,0 +1,151 @@
+"""Run one training stage from a recipe file.
+
+    python -m training.run tower --recipe training/recipes/embedded-tower.yaml
+    python -m training.run connector --recipe training/recipes/embedded-connector.yaml
+    python -m training.run instruct --recipe training/recipes/embedded-instruct.yaml --resume
+
+Each stage writes ``runs/STAGE`` (or ``--out``). ``publish`` copies the results into ``assistant/weights``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.data.conversation import Conversation
+from training.data.records import DataError
+
+STAGES = ("tower", "connector", "instruct")
+
+
+def read_recipe(path: Path, kind: type[Any]) -> Any:
+    """A recipe dataclass from YAML; unknown keys are refused by name.
+
+    Raises:
+        DataError: No such file, not a mapping, an unknown key.
+    """
+    if not path.is_file():
+        raise DataError(f"no recipe at {path}; the shipped ones are in training/recipes")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a mapping of settings, saw {type(values).__name__}")
+    allowed = {f.name for f in fields(kind)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    unknown = set(values) - allowed - {"stage"}
+    if unknown:
+        raise DataError(f"{path}: unknown key {sorted(unknown)[0]!r}; allowed: {', '.join(sorted(allowed))}")
+    return kind(**{k: v for k, v in values.items() if k in allowed})
+
+
+def run(
+    stage: str, recipe: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, resume: bool = False
+) -> Path:
+    """Run ``stage`` and return the folder with its results.
+
+    Raises:
+        DataError: Unknown stage, bad recipe or data.
+    """
+    if stage not in STAGES:
+        raise DataError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
+    folder = Path(out) if out else Path("runs") / stage
+    if stage == "tower":
+        _tower(Path(recipe), folder, resume)
+    else:
+        _language_stage(stage, Path(recipe), folder, resume)
+    return folder
+
+
+def _tower(recipe: Path, out: Path, resume: bool) -> None:
+    from assistant.model.parts import part_named
+    from assistant.model.store import efficientnet_state
+    from training.tower import TowerRecipe, train_tower
+
+    settings = read_recipe(recipe, TowerRecipe)
+    part = part_named(settings.architecture.removeprefix("tf_").replace("_", "-"))
+    train_tower(settings, efficientnet_state(part), out, resume=resume)
+
+
+def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from assistant.model.parts import part_named
+    from assistant.model.store import language_folder
+    from assistant.model.vlm import WEIGHTS, embedded_base
+    from training.features import build_features
+    from training.stages import StageRecipe, precision, tokenise, train_stage
+
+    settings: StageRecipe = read_recipe(recipe, StageRecipe)
+    if settings.stage != stage:
+        raise DataError(f"{recipe} is a recipe for stage {settings.stage!r}, not {stage!r}")
+    tower = Path(settings.tower) if settings.tower else WEIGHTS / settings.preset / "tower.safetensors"
+    model, processor = embedded_base(tower, language_folder(part_named("smollm2-135m-instruct")))
+    if settings.connector:
+        model.model.multi_modal_projector.load_state_dict(
+            {k: v.float() for k, v in load_file(settings.connector).items()}
+        )
+    conversations, centred = _conversations(settings, out)
+    vision = model.model.vision_tower
+    images = [path for c in conversations for path in c.images]
+    bf16 = precision(settings.mixed_precision) == "bf16"
+    store = build_features(
+        vision, images, out.parent, size=vision.config.image_size, views=settings.views, seed=settings.seed,
+        dtype=torch.bfloat16 if bf16 else torch.float32, centred=centred,
+    ) if images else None  # fmt: skip
+    samples = tokenise(processor, conversations, vision.config.grid**2, settings.max_length)
+    print(f"{len(samples):,} conversations of {len(conversations):,} fit in {settings.max_length} tokens", flush=True)
+    train_stage(model, processor, samples, store, settings, out, resume=resume)
+
+
+def _conversations(settings: Any, out: Path) -> tuple[list[Conversation], frozenset[Path]]:
+    """From files when the recipe names some, else built from the open sets."""
+    from training.data.build import build
+    from training.data.readers import read_conversations
+    from training.data.records import OPEN_SETS, load_records
+
+    if settings.data:
+        found = [c for name in settings.data for c in read_conversations(name, image_root=settings.image_root)]
+        return found, frozenset()
+    centred = frozenset(r.image for r in load_records(OPEN_SETS, "train") if r.centred)
+    return build(settings.build, out / "data", settings.seed), centred
+
+
+def publish(runs: Path, weights: Path) -> None:
+    """Copy tower, connector and adapter of finished runs into the shipped weights (whole files only)."""
+    weights.mkdir(parents=True, exist_ok=True)
+    for source, name in (
+        (runs / "tower" / "model.safetensors", "tower.safetensors"),
+        (runs / "instruct" / "connector.safetensors", "connector.safetensors"),
+    ):
+        shutil.copyfile(source, weights / (name + ".tmp"))
+        os.replace(weights / (name + ".tmp"), weights / name)
+    shutil.rmtree(weights / "adapter", ignore_errors=True)
+    shutil.copytree(runs / "instruct" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+
+
+def main() -> None:
+    """Command line: ``python -m training.run STAGE --recipe FILE [--out DIR] [--resume]``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(*STAGES, "publish"))
+    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    args = parser.parse_args()
+    if args.stage == "publish":
+        from assistant.model.vlm import WEIGHTS
+
+        publish(args.out or Path("runs"), WEIGHTS / "embedded")
+        return
+    if args.recipe is None:
+        parser.error("--recipe is needed; the shipped ones are in training/recipes")
+    print(run(args.stage, args.recipe, args.out, args.resume))
+
+
+if __name__ == "__main__":
+    main()
