@@ -6,7 +6,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-DATA ?= $(or $(PATHASSIST_DATA),../shared/data)
 STAGES := tower connector instruct
 
 .PHONY: chat test setup setup-dev lint bench results train clean chromium weights
@@ -22,8 +21,8 @@ setup-dev: $(VENV)/.setup-dev
 
 # pip comes last into a new environment, so one that was interrupted is made again.
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pathassist needs Python 3.11 or newer;\
-	 '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Install one and run: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "pathassist needs Python 3.11 or newer;\
+	 '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Install one and run: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' has no venv module.\
 	 Install it (Debian: apt-get install python3-venv) and run make again" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -43,7 +42,7 @@ weights: setup
 
 # The page's tests need a browser; without one they are skipped.
 chromium:
-	@if command -v chromium chromium-browser google-chrome >/dev/null 2>&1; then :; \
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } </dev/null \
@@ -58,12 +57,14 @@ lint: setup-dev
 bench: setup-dev weights
 	$(BIN)/python -m eval.bench
 
+# The answers are stored beside the table, so this takes as long as loading the model; move them away to measure anew.
 results: weights
-	$(BIN)/pathassist eval vqa --model embedded --data $(DATA) --out eval/results
+	$(BIN)/pathassist eval vqa --model embedded --out eval/results
 
-train: weights
+# make train RESUME=--resume goes on from the last checkpoint.
+train: setup
 	set -e; for stage in $(STAGES); do \
-	  $(BIN)/pathassist train $$stage --recipe training/recipes/embedded-$$stage.yaml --resume; done
+	  $(BIN)/pathassist train $$stage --recipe training/recipes/embedded-$$stage.yaml $(RESUME); done
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

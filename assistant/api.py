@@ -215,9 +215,8 @@ async def _reply(
     try:
         async for item in place.run(produce):
             if isinstance(item, str):
+                # Generation goes on after a stop string: only a whole reply is weighed and, where need be, declined.
                 piece = cutter.feed(item)
-                if cutter.hit:
-                    place.stop.set()
             elif gone:
                 return
             else:
@@ -239,11 +238,12 @@ async def _reply(
 
 
 def _finished(answer: Answer, hit: bool, stops: tuple[str, ...]) -> Answer:
-    """The answer with the stop strings applied; an abstention's text is ours, not the model's, and stays whole."""
-    reason = "stop" if hit or answer.finish_reason == "cancelled" else answer.finish_reason
+    """The answer with the stop strings applied to what the model wrote, not to the sentence of an abstention."""
     guess = StopFilter.cut(answer.best_guess, stops)
-    text = answer.text if answer.abstained else StopFilter.cut(answer.text, stops)
-    return dataclasses.replace(answer, text=text, best_guess=guess, finish_reason=reason)
+    text = answer.text.replace(answer.best_guess, guess) if answer.abstained else StopFilter.cut(answer.text, stops)
+    return dataclasses.replace(
+        answer, text=text, best_guess=guess, finish_reason="stop" if hit else answer.finish_reason
+    )
 
 
 async def _events(
@@ -283,7 +283,8 @@ async def _events(
 
 
 def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n"
+    # ASCII only: some clients take Unicode's own line separators for the end of the event.
+    return f"data: {json.dumps(data, allow_nan=False)}\n\n"
 
 
 def bind(host: str, port: int, api_key: str | None) -> socket.socket:
@@ -297,12 +298,15 @@ def bind(host: str, port: int, api_key: str | None) -> socket.socket:
         BadInput: ``host`` needs a key, is unknown, or the port is taken or not allowed.
     """
     check_host(host, api_key)
+    listener = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError) as error:
+        if listener:
+            listener.close()
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from None
     return listener

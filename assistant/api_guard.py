@@ -112,6 +112,11 @@ class Guard:
             return
         except PathAssistError as error:
             await error_response(error)(scope, receive, respond)
+        except asyncio.CancelledError:  # the server ends and has waited long enough
+            if started:
+                raise
+            ending = HttpError(503, "shutting_down", "the server is shutting down; try again later")
+            await error_response(ending)(scope, receive, respond)
         except Exception:
             log.exception("request %s failed", request_id)
             if started:

@@ -17,7 +17,7 @@ Produce = Callable[[threading.Event], Iterator[str | Answer]]
 
 
 class Line:
-    """Places for requests; all methods belong to the event loop's thread.
+    """Places for requests.
 
     Args:
         max_waiting: Requests that may wait beside the one being answered.
@@ -29,6 +29,7 @@ class Line:
         self.last_seconds = 1.0
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="generate")
         self.running: set[Place] = set()
+        self.lock = threading.Lock()  # places are taken on the event loop and given back by the worker
 
     def enter(self) -> Place:
         """Take a place, or refuse at once when there is none.
@@ -36,20 +37,23 @@ class Line:
         Raises:
             HttpError: 429 with ``Retry-After``, about the time after which the next place opens.
         """
-        if self.taken >= self.places:
-            wait = min(60, max(1, math.ceil(self.last_seconds)))
-            raise HttpError(
-                429,
-                "rate_limit_exceeded",
-                f"{self.taken} requests are waiting or being answered already; try again in {wait} s",
-                {"retry-after": str(wait)},
-            )
-        self.taken += 1
-        return Place(self)
+        with self.lock:
+            if self.taken < self.places:
+                self.taken += 1
+                return Place(self)
+        wait = min(60, max(1, math.ceil(self.last_seconds)))
+        raise HttpError(
+            429,
+            "rate_limit_exceeded",
+            f"{self.places} requests are waiting or being answered already; try again in {wait} s",
+            {"retry-after": str(wait)},
+        )
 
     def close(self) -> None:
         """Stop everything under way and wait for the worker to end."""
-        for place in tuple(self.running):
+        with self.lock:
+            running = tuple(self.running)
+        for place in running:
             place.cancel()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
@@ -65,9 +69,9 @@ class Place:
 
     def leave(self) -> None:
         """Give the place back; the second time does nothing."""
-        if self._held:
+        with self._line.lock:
+            self._line.taken -= self._held
             self._held = False
-            self._line.taken -= 1
             self._line.running.discard(self)
 
     def cancel(self) -> None:
@@ -95,12 +99,12 @@ class Place:
             self._line.last_seconds = time.monotonic() - started
 
         def done(_: Future[None]) -> None:
+            self.leave()
             tell(None)
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self.leave)
 
+        with self._line.lock:
+            self._line.running.add(self)
         self._future = self._line.pool.submit(work)
-        self._line.running.add(self)
         self._future.add_done_callback(done)
         while (item := await queue.get()) is not None:
             if isinstance(item, Exception):

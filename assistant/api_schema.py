@@ -39,9 +39,9 @@ class ServerSettings:
         audit_log: JSONL file that gets one line per answer (hashes only), or None.
     """
 
-    max_body_bytes: int = 64 * 2**20
+    max_body_bytes: int = 72 * 2**20  # one image at the intake's cap of 50 MiB, as base64, and some text
     body_timeout_s: float = 60.0
-    max_waiting: int = 16
+    max_waiting: int = 8
     max_text_chars: int = 100_000
     default_new_tokens: int = 128
     max_new_tokens: int = 1024

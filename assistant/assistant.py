@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from assistant.answer import Answer, Usage
@@ -285,7 +285,15 @@ class Assistant:
 
     def _option_ids(self, option: str) -> list[int]:
         encoded = self.processor.tokenizer(option, add_special_tokens=False)["input_ids"]
-        return [*encoded, min(self._end_ids())]
+        return [*encoded, self._end_of_turn]
+
+    @cached_property
+    def _end_of_turn(self) -> int:
+        """The token the chat template puts after an assistant's words, read off the template itself."""
+        turns = [Turn("user", "a"), Turn("assistant", "b")]
+        whole = self.prompt_ids(turns)
+        tail = whole[len(self.prompt_ids(turns[:1])) :]
+        return next(token for token in tail if token in self._end_ids())
 
     def _end_ids(self) -> set[int]:
         eos = self.model.generation_config.eos_token_id

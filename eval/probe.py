@@ -31,15 +31,18 @@ def majority_choices(items: list[ChoiceQuestion], train: list[Record]) -> list[i
 @torch.no_grad()
 def imagenet_features(records: list[Record], size: int = 224) -> NDArray[np.float32]:
     """Pooled features [N, 1280] of the untouched ImageNet EfficientNet-Lite0."""
+    import timm
+
     from assistant.model.parts import part_named
     from assistant.model.store import efficientnet_state
-    from assistant.model.vlm import tower_from_state
 
-    tower = tower_from_state(efficientnet_state(part_named("efficientnet-lite0")))
+    tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    tower.load_state_dict(efficientnet_state(part_named("efficientnet-lite0")))
+    tower.eval()
     out = []
     for start in range(0, len(records), 64):
         pixels = load_square([r.image for r in records[start : start + 64]], size).float() / 255
-        out.append(tower((pixels - 0.5) / 0.5).pooler_output)
+        out.append(tower((pixels - 0.5) / 0.5))
     return np.asarray(torch.cat(out).numpy(), dtype=np.float32)
 
 

@@ -80,6 +80,7 @@ def make_tiny_llava(seed: int = 0) -> tuple[Any, Any]:
             num_key_value_heads=2,
             max_position_embeddings=4096,
             tie_word_embeddings=True,
+            initializer_range=0.2,  # logits wide enough to learn something with the head frozen
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=2,

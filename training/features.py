@@ -41,7 +41,7 @@ class FeatureStore:
 
     def get(self, path: Path, view: int) -> torch.Tensor:
         """Tokens [T, D] float32 of one image in one view (modulo the number of views)."""
-        return torch.from_numpy(np.asarray(self.tokens[self.rows[str(path)], view % self.views])).float()
+        return torch.from_numpy(np.array(self.tokens[self.rows[str(path)], view % self.views])).float()
 
 
 @torch.no_grad()
@@ -52,8 +52,8 @@ def build_features(
     *,
     size: int,
     views: int,
-    seed: int,
     dtype: torch.dtype,
+    seed: int = 0,
     centred: frozenset[Path] = frozenset(),
 ) -> FeatureStore:
     """Compute or reuse the cache below ``out``.

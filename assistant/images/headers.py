@@ -83,7 +83,7 @@ def read_header(data: bytes) -> Header:
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
     except (struct.error, IndexError) as error:
-        raise BadInput("is cut off inside its header; copy or export the file again") from error
+        raise BadInput(f"is cut off after {len(data)} bytes; copy or export it again") from error
     raise BadInput(f"is not an image that can be read: it looks like {_guess(data)}; allowed: {FORMATS}")
 
 
@@ -137,7 +137,7 @@ def _png(data: bytes) -> Header:
             return header
         others += kind != b"IDAT"
         if others > _MAX_SEGMENTS:
-            raise BadInput(f"is a PNG of more than {_MAX_SEGMENTS} chunks, which no encoder writes; export it again")
+            raise BadInput(f"is a PNG of more than {_MAX_SEGMENTS} chunks, as no encoder writes; export it again")
         pos = end
 
 
@@ -162,14 +162,14 @@ def _jpeg(data: bytes) -> Header:
         end = match.end() + struct.unpack_from(">H", data, match.end())[0]
         segments += 1
         if segments > _MAX_SEGMENTS:
-            raise BadInput(f"is a JPEG of more than {_MAX_SEGMENTS} segments, which no encoder writes; export it again")
+            raise BadInput(f"is a JPEG of more than {_MAX_SEGMENTS} segments, as no encoder writes; export it again")
         if marker in _JPEG_SIZES:
             sizes.append(struct.unpack_from(">BHHB", data, start + 4))
         if marker == 0xDA:
             scans += 1
             first_scan = first_scan or start
             if scans > _MAX_JPEG_SCANS:
-                raise BadInput(f"is a JPEG of more than {_MAX_JPEG_SCANS} scans, which no encoder writes; export it again")
+                raise BadInput(f"is a JPEG of more than {_MAX_JPEG_SCANS} scans, as no encoder writes; export it again")
         if not scans:
             if marker == 0xE1 and data.startswith(b"Exif\x00\x00", start + 4):
                 exif = exif or data[start + 4 : end]
@@ -210,8 +210,11 @@ def _webp(data: bytes) -> Header:
 
 
 #: TIFF tags, by number in the TIFF 6.0 and EXIF 2.3 specifications.
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS = 256, 257, 258, 262, 274, (34665, 34853, 40965)
-_TILE_WIDTH, _TILE_HEIGHT, _OFFSETS = 322, 323, (273, 324)
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _SUB_IFDS = 322, 323, (273, 324), (34665, 34853, 40965)
+#: None, LZW, JPEG, Deflate (two numbers), PackBits, ZSTD, WebP: what colour pictures come in. The rest are fax and
+#: scanner codecs that a microscope never wrote, and that print a line for every damaged row.
+_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 50000, 50001})
 #: Bytes per value of each TIFF type, as Pillow reads them.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TYPE_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
@@ -230,6 +233,9 @@ def _tiff(data: bytes) -> Header:
     tile = tags.get(_TILE_WIDTH, (1,))[0], tags.get(_TILE_HEIGHT, (1,))[0]
     if tile[0] * tile[1] > _MAX_TILE_PIXELS:  # a tile is decoded whole, however small the picture
         raise BadInput(f"is a TIFF with tiles of {tile[0]} x {tile[1]} pixels; export it again as PNG")
+    compression = tags.get(_COMPRESSION, (1,))[0]
+    if compression not in _COMPRESSIONS:
+        raise BadInput(f"is a TIFF with compression {compression}, which is not read; export it as PNG")
     cmyk = tags.get(_PHOTOMETRIC, (2,))[0] == 5
     return Header("TIFF", width, height, data, bits=max(tags.get(_BITS, (1,))), cmyk=cmyk)
 
@@ -261,6 +267,8 @@ def _read_ifds(block: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
     count_code, entry_code, entry_size, inline = ("Q", "HHQ", 20, 8) if big else ("H", "HHI", 12, 4)
     word = "Q" if big else "I"
     (first,) = struct.unpack_from(order + word, block, 8 if big else 4)
+    if first >= len(block):
+        raise struct.error("the first directory lies behind the end of the file")
     claimed, following = 0, 0
     tags: dict[int, tuple[int, ...]] = {}
     seen: set[int] = set()
@@ -275,7 +283,7 @@ def _read_ifds(block: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
         (count,) = struct.unpack_from(order + count_code, block, at)
         at += struct.calcsize(order + count_code)
         if count > _MAX_TAGS:
-            raise BadInput(f"holds a metadata directory of {count} entries (at most {_MAX_TAGS}); export it again as PNG")
+            raise BadInput(f"holds {count} metadata entries (at most {_MAX_TAGS}); export it again as PNG")
         readable = min(count, (len(block) - at) // entry_size)
         for index in range(readable):
             here = at + index * entry_size

@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from assistant.errors import BadInput, PathAssistError, TooLarge
-from assistant.images.headers import FORMATS, read_header
+from assistant.images.headers import read_header
 from assistant.images.quality import blankness, image_warnings
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "load_images",
 ]
 
-ImageSource = Image.Image | str | os.PathLike[str] | bytes | BinaryIO
+ImageSource = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 # Pillow's readers are called by name rather than through Image.open: that one also warns about large images through
 # the process-wide warning filters, where threads of a server would see each other's settings. The caps are ours.
@@ -105,9 +105,7 @@ def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS) -> Image
         raise type(error)(f"{name} {error}") from error
 
 
-def load_images(
-    sources: ImageSource | Sequence[ImageSource], *, limits: Limits = DEFAULT_LIMITS
-) -> list[Image.Image]:
+def load_images(sources: ImageSource | Sequence[ImageSource], *, limits: Limits = DEFAULT_LIMITS) -> list[Image.Image]:
     """``load_image`` for one image or several, in the order given.
 
     Raises:
@@ -151,7 +149,7 @@ def decode_data_uri(uri: str, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
         text = uri[len(head) + 1 :].encode("ascii").translate(None, b" \t\r\n")
         data = binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:
-        raise BadInput("the image's data URI is not valid base64; encode the file's bytes as standard base64") from error
+        raise BadInput("the image's data URI is not valid base64; encode the file's bytes with base64") from error
     return load_image(data, limits=limits)
 
 
@@ -269,9 +267,9 @@ def _plain_rgb(image: Image.Image, orientation: int) -> Image.Image:
     if image.mode in {"CMYK", "LAB"}:
         raise BadInput(f"is in {image.mode} colours; convert it to RGB and save it as PNG")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         rgb = Image.new("RGB", rgba.size, "white")
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
+        rgb.paste(rgba, mask=rgba)
     else:
         rgb = image.convert("RGB")
     rgb.info = {}

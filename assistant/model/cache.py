@@ -87,7 +87,7 @@ def explained(root: Path) -> Iterator[None]:
         elsewhere = "or set PATHASSIST_CACHE to another folder"
         if error.errno in _NO_ROOM:
             raise NotAvailable(
-                f"no room in the cache {root} ({error.strerror}); free about 1.5 GB there {elsewhere}, then {FIX}"
+                f"no room in the cache {root} ({error.strerror}); free about 2 GB there {elsewhere}, then {FIX}"
             ) from error
         raise NotAvailable(
             f"cannot use the cache {root} ({error.strerror}); make it readable and writable {elsewhere}"

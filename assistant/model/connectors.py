@@ -12,7 +12,7 @@ tiles; absent tiles are neither encoded nor attended to. No 8-bit pixel becomes 
 value would have to be the mean exactly).
 """
 
-from __future__ import annotations
+# No ``from __future__ import annotations`` here: ``@strict`` checks values only against evaluated annotations.
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -38,7 +38,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import ImagesKwargs
 
 GRIDS: tuple[tuple[int, int], ...] = (
-    (2, 2), (1, 4), (4, 1), (1, 5), (5, 1), (1, 6), (2, 3), (3, 2), (6, 1), (1, 7), (7, 1), (1, 8), (2, 4), (4, 2), (8, 1),
+    (2, 2), (1, 4), (4, 1), (1, 5), (5, 1), (2, 3), (3, 2), (1, 6), (6, 1),
+    (1, 7), (7, 1), (2, 4), (4, 2), (1, 8), (8, 1),
 )  # fmt: skip
 """(columns, rows) of the grids to choose from; 2 by 2 comes first because ties go to the first."""
 
@@ -72,7 +73,7 @@ def tile_image(
     return [image.resize((tile, tile), resample), *(canvas.crop(box) for box in boxes)]
 
 
-class TiledImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class TiledImageKwargs(ImagesKwargs, total=False):
     """Settings of :class:`TiledImageProcessor` beside the usual ones: ``grids``, a list of (columns, rows)."""
 
     grids: list[list[int]]
@@ -90,6 +91,9 @@ class TiledImageProcessor(CLIPImageProcessorPil):
     do_center_crop = False
     grids = [list(grid) for grid in GRIDS]  # noqa: RUF012
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
     def _preprocess(  # type: ignore[override]
         self,
         images: list[np.ndarray],
@@ -103,8 +107,9 @@ class TiledImageProcessor(CLIPImageProcessorPil):
         **_: Any,
     ) -> BatchFeature:
         views = []
+        side = int(size["height"])
         for image in images:  # [3, H, W] uint8
-            parts = tile_image(Image.fromarray(np.moveaxis(image, 0, -1)), size.height, grids, resample)
+            parts = tile_image(Image.fromarray(np.moveaxis(image, 0, -1)), side, grids, resample)
             scaled = [self.rescale(np.moveaxis(np.asarray(part), -1, 0), rescale_factor) for part in parts]
             views.append(np.stack([self.normalize(part, image_mean, image_std) for part in scaled]))
         longest = max(len(v) for v in views)
@@ -207,7 +212,8 @@ class TiledTower(PreTrainedModel):
     config_class = TiledTowerConfig
     base_model_prefix = "tiled"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
+    _no_split_modules = ["ScaleInvariantConnector"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -217,7 +223,7 @@ class TiledTower(PreTrainedModel):
         self.connector = ScaleInvariantConnector(
             config.hidden_size, config.num_layers, config.num_heads, config.dropout
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs: Any
@@ -258,4 +264,9 @@ class TiledTower(PreTrainedModel):
 
 AutoConfig.register(TiledTowerConfig.model_type, TiledTowerConfig, exist_ok=True)
 AutoModel.register(TiledTowerConfig, TiledTower, exist_ok=True)
-AutoImageProcessor.register(TiledTowerConfig, image_processor_classes={"pil": TiledImageProcessor}, exist_ok=True)
+# One class under both names, else loading warns that the torchvision variant is missing.
+AutoImageProcessor.register(
+    TiledTowerConfig,
+    image_processor_classes={"pil": TiledImageProcessor, "torchvision": TiledImageProcessor},
+    exist_ok=True,
+)

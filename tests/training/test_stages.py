@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.conftest import make_tiny_llava
 from training.data.conversation import Conversation
+from training.data.records import DataError
 from training.features import FeatureStore, build_features
 from training.stages import Sample, StageRecipe, _turn_weights, tokenise, train_stage
 
@@ -52,7 +53,7 @@ def material(tmp_path: Path) -> tuple[Any, Any, list[Sample], FeatureStore]:
     conversations.append(conversation(None, "Hello", "Hi"))
     model, processor = make_tiny_llava()
     store = build_features(
-        model.model.vision_tower, [p for c in conversations for p in c.images], tmp_path, size=64, views=2, seed=0,
+        model.model.vision_tower, [p for c in conversations for p in c.images], tmp_path, size=64, views=2,
         dtype=torch.float32,
     )  # fmt: skip
     samples = tokenise(processor, conversations, 4, 200)
@@ -85,7 +86,7 @@ def test_features_are_cached_and_match_the_tower(
     assert torch.allclose(store.get(samples[0].images[0], 0), direct, atol=2e-2)
     folders = list(tmp_path.glob("features-*"))
     build_features(
-        model.model.vision_tower, [p for s in samples for p in s.images], tmp_path, size=64, views=2, seed=0,
+        model.model.vision_tower, [p for s in samples for p in s.images], tmp_path, size=64, views=2,
         dtype=torch.float32,
     )  # fmt: skip
     assert list(tmp_path.glob("features-*")) == folders
@@ -142,7 +143,7 @@ class _Killed:
 
 def test_too_few_conversations_is_said(material: tuple[Any, Any, list[Sample], FeatureStore], tmp_path: Path) -> None:
     model, processor, samples, store = material
-    with pytest.raises(ValueError, match="3 usable conversations"):
+    with pytest.raises(DataError, match="3 usable conversations"):
         train_stage(model, processor, samples[:3], store, RECIPE, tmp_path / "run")
 
 

@@ -172,23 +172,30 @@ def _conversation(images: tuple[Path, ...], turns: list[tuple[str, str]], group:
     return Conversation(images=images, messages=messages, group=group)
 
 
-def build(count: int, out: Path, seed: int = 0, datasets: tuple[str, ...] = OPEN_SETS) -> list[Conversation]:
-    """Draw ``count`` conversations from the train split and write ``out/instruct.jsonl`` and the empty images."""
-    builder = Builder(load_records(datasets, "train"), write_blanks(out / "blanks", seed), seed)
+def build(
+    count: int, out: Path, seed: int = 0, datasets: tuple[str, ...] = OPEN_SETS
+) -> tuple[list[Conversation], list[Path]]:
+    """Draw ``count`` conversations from the train split; writes ``out/conversations-SEED.jsonl`` and ``out/blanks/``.
+
+    Returns:
+        (conversations, paths of the empty images).
+    """
+    blanks = write_blanks(out / "blanks")
+    builder = Builder(load_records(datasets, "train"), blanks, seed)
     conversations = [builder.draw(i) for i in range(count)]
-    write_messages(out / "instruct.jsonl", conversations)
-    return conversations
+    write_messages(out / f"conversations-{seed}.jsonl", conversations)
+    return conversations, blanks
 
 
 def main() -> None:
     """Command line of the builder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for instruct.jsonl and blanks/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the conversations and blanks/")
     parser.add_argument("--count", type=int, default=20_000, help="number of conversations (default 20000)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    conversations = build(args.count, args.out, args.seed)
-    print(f"{len(conversations):,} conversations in {args.out / 'instruct.jsonl'}")
+    conversations, _ = build(args.count, args.out, args.seed)
+    print(f"{len(conversations):,} conversations in {args.out / f'conversations-{args.seed}.jsonl'}")
 
 
 if __name__ == "__main__":

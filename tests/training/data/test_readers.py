@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.conftest import tiny_tokenizer
 from training.data.conversation import Conversation, split_by_group, write_messages
 from training.data.readers import read_conversations
 from training.data.records import DataError
@@ -111,13 +112,8 @@ def test_image_tokens_in_answers_and_parts_are_text(root: Path) -> None:
 
 
 def test_typed_image_tokens_do_not_become_image_tokens_in_the_prompt(root: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    base = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    base.pre_tokenizer, base.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, additional_special_tokens=["<image>"])
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.chat_template = (
         "{% for m in messages %}{% for p in m.content %}"
         "{{ '<image>' if p.type == 'image' else p.text }}{% endfor %}{% endfor %}"
