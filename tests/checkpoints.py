@@ -171,6 +171,14 @@ def write_open_clip(folder: Path, config: dict[str, Any], model: Any, *, safeten
     return folder
 
 
+def realigned(model: Any) -> Any:
+    """Move weights to fresh memory: loaded ones lie as in the file, and unaligned they take other, equally good, CPU
+    kernels, which round differently in the last digit."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
 def _byte_level(specials: list[str]) -> tuple[Tokenizer, int]:
     words = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, []))

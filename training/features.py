@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from training.augment import augment
-from training.images import load_square
+from training.data.images import load_square
 
 BATCH = 64
 

@@ -4,7 +4,7 @@
 Loop: ``accelerate`` (one or several processes, any device), deterministic batches keyed by (seed, step) so that
 ``--resume`` continues the same sequence, a JSONL log, a loss plot, and a checkpoint that appears whole or not at all.
 
-    accelerate launch --num_processes 2 --cpu -m training.run instruct --recipe training/recipes/embedded-instruct.yaml
+    accelerate launch --multi_gpu --num_processes 2 -m training.run instruct --recipe training/recipes/embedded-instruct.yaml
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch import nn
 
 from training.augment import augment
 from training.data.records import OPEN_SETS, Record, load_records
-from training.images import load_square
+from training.data.images import load_square
 
 
 @dataclass(frozen=True)

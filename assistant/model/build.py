@@ -242,15 +242,19 @@ def _load_vision(vision: Vision, path: Path) -> Any:
     if vision.kind == "open_clip":
         has_config = (path / "open_clip_config.json").is_file()
         return load_open_clip_vision(path, None if has_config else vision.architecture)[0]
-    config = TimmTowerConfig(
-        architecture=vision.architecture,
-        hidden_size=vision.hidden_size,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-    )
-    tower = TimmTower(config)
     state = read_state(path / "model.safetensors" if path.is_dir() else path)
-    wrong = tower.backbone.load_state_dict(state, strict=False)
+    try:
+        config = TimmTowerConfig(
+            architecture=vision.architecture,
+            hidden_size=vision.hidden_size,
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+        )
+        tower = TimmTower(config)
+        wrong = tower.backbone.load_state_dict(state, strict=False)
+    except (ValueError, RuntimeError) as error:  # unknown to timm, another width, tensors of other shapes
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{path} does not load as timm {vision.architecture}: {reason}") from error
     if wrong.missing_keys:  # what is too much is the classifier
         raise BadInput(f"{path} is no {vision.architecture}: it lacks {', '.join(wrong.missing_keys[:3])}")
     return tower

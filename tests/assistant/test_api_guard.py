@@ -245,6 +245,18 @@ def test_a_body_at_the_limit_is_read(small_server: str) -> None:
     check_error(httpx.post(small_server + CHAT, content=full + b" ", headers=headers), 413, "too_large")
 
 
+def test_a_client_that_only_reads_after_sending_all_sees_the_refusal(small_server: str) -> None:
+    host, port = small_server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {40 * MIB}\r\n\r\n".encode()
+        )
+        for _ in range(40):
+            connection.sendall(b" " * MIB)  # a reset connection would raise here
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_client_that_asks_first_need_not_send(small_server: str) -> None:
     host, port = small_server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:

@@ -149,11 +149,14 @@ def test_too_few_conversations_is_said(material: tuple[Any, Any, list[Sample], F
 
 @pytest.mark.slow
 def test_two_processes_share_a_batch(tmp_path: Path) -> None:
-    """`accelerate launch --num_processes 2` on the CPU: both take part and the weights that come out are the same."""
+    """`accelerate launch --num_processes 2` on the CPU: both take part and end with the same weights.
+
+    Accelerate starts several local processes only under ``--multi_gpu``; our ``Accelerator(cpu=True)`` then takes gloo.
+    """
     script = Path(__file__).parent / "two_processes.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1",
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", str(script), str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

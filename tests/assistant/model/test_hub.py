@@ -74,7 +74,7 @@ except NotAvailable as error:
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     settings = {**kept, **quiet, "HF_HOME": str(home), "HF_ENDPOINT": address, **env}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=settings, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], cwd=ROOT, env=settings, capture_output=True, text=True, check=True
     )
     return done.stdout.strip(), done.stderr
 

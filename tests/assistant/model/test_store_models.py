@@ -151,7 +151,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     checkpoint: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, change: str
 ) -> None:
     state = torch.load(checkpoint[0], weights_only=True)
-    first, second = list(state)[:2]
+    first = next(iter(state))
     if change == "missing":
         del state[first]
     elif change == "shape":
@@ -172,7 +172,7 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
     part = put_in_cache((tmp_path / "evil.pth").read_bytes(), "efficientnet-lite0", "lite0.pth")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match="Weights only load failed"):
         store.efficientnet_state(part)
     assert not (tmp_path / "ran").exists()
 

@@ -1,0 +1,306 @@
+"""The chat page, alone or together with the HTTP API in one process.
+
+pathassist ui
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from assistant.answer import DISCLAIMER
+from assistant.api import bind, create_app
+from assistant.api_guard import is_loopback
+from assistant.errors import BadInput
+from assistant.images.intake import DEFAULT_LIMITS
+from ui.chat import Chat
+from ui.evidence import empty_panel, escape
+from ui.examples import write_examples
+from ui.theme import CSS, ICON, theme
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+
+AUTH_VARIABLE = "PATHASSIST_UI_AUTH"
+API_PATHS = ("/v1/{rest:path}", "/health", "/ready")
+LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
+_KEEP_FILES_S = 4 * 3600
+# The page is Gradio's: inline scripts and styles and templates compiled in the browser are how it works. What this
+# still enforces is that nothing is loaded from, or sent to, another host, whatever ends up in the page.
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+_TEMP_LOCK = threading.Lock()
+
+
+def build(assistant: Assistant) -> gr.Blocks:
+    """The page around an assistant.
+
+    Image files of conversations go to a new folder that only this user can read; ``demo.files`` is its path, for the
+    caller to delete when the page is no longer served.
+    """
+    files = _private_folder()
+    examples = write_examples(files / "examples")
+    chat = Chat(assistant, examples, files)
+    with gr.Blocks(
+        title="pathassist",
+        analytics_enabled=False,
+        delete_cache=(600, _KEEP_FILES_S),
+        fill_width=True,
+    ) as demo:
+        demo.files = files
+        gr.HTML(_header(assistant), elem_id="pa-header", js_on_load=None)
+        with gr.Row(elem_id="pa-main", equal_height=False):
+            with gr.Column(elem_id="pa-talk", min_width=0):
+                chatbot = gr.Chatbot(
+                    elem_id="pa-chat",
+                    label="Conversation",
+                    show_label=False,
+                    container=False,
+                    height="100%",
+                    layout="bubble",
+                    buttons=["copy"],
+                    feedback_options=None,
+                    sanitize_html=True,
+                    render_markdown=False,
+                    latex_delimiters=[],
+                    allow_tags=False,
+                    allow_file_downloads=False,
+                    placeholder=_placeholder(assistant),
+                    examples=[{"display_text": e.label, "text": e.question, "files": [str(e.image)]} for e in examples],
+                )
+                notice = gr.HTML("", elem_id="pa-notice", js_on_load=None)
+                composer = gr.MultimodalTextbox(
+                    elem_id="pa-composer",
+                    label="Your question",
+                    show_label=False,
+                    container=False,
+                    placeholder="Ask about the image…",
+                    file_count="multiple",
+                    file_types=["image"],
+                    lines=1,
+                    max_lines=6,
+                    max_plain_text_length=8_000,
+                )
+                gr.HTML(
+                    f'<p class="pa-hint">Drop or paste up to {assistant.max_images} images (PNG, JPEG, TIFF, WebP), '
+                    f"{DEFAULT_LIMITS.max_bytes // 2**20} MB each. They stay on this machine.</p>",
+                    elem_id="pa-hint",
+                    js_on_load=None,
+                )
+            with gr.Column(elem_id="pa-side", min_width=0):
+                evidence = gr.HTML(empty_panel(), elem_id="pa-evidence", js_on_load=None)
+                with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
+                    threshold = gr.Slider(
+                        0,
+                        1,
+                        value=_threshold_of(assistant),
+                        step=0.01,
+                        label="Answer only from this confidence on",
+                        info="Below it, the assistant says that there is not enough evidence.",
+                    )
+                    length = gr.Slider(16, 512, value=128, step=16, label="Longest answer, in tokens")
+                    variation = gr.Slider(
+                        0,
+                        1.5,
+                        value=0,
+                        step=0.1,
+                        label="Variation",
+                        info="0 always gives the likeliest words; above it, asking again may give others.",
+                    )
+                fresh = gr.Button("New conversation", size="sm", elem_id="pa-new")
+        records = gr.State([], time_to_live=_KEEP_FILES_S)
+
+        screen = [chatbot, evidence, notice, records, composer]
+        quick = {"outputs": screen, "queue": False, "show_progress": "hidden", "api_visibility": "undocumented"}
+        answer = {
+            "fn": chat.respond,
+            "inputs": [chatbot, records, threshold, length, variation],
+            "outputs": screen,
+            "show_progress": "hidden",
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "api_visibility": "undocumented",
+        }
+        running = [
+            composer.submit(chat.submit, [composer, chatbot, records], **quick).success(**answer, api_name="respond"),
+            chatbot.example_select(chat.example, [chatbot, records], **quick).success(**answer, api_name=None),
+            chatbot.retry(chat.retry, [chatbot, records], **quick).success(**answer, api_name=None),
+        ]
+        chatbot.undo(chat.undo, [chatbot, records], **quick)
+        composer.stop(chat.stop, queue=False, show_progress="hidden", api_visibility="undocumented")
+        gr.on([fresh.click, chatbot.clear], chat.clear, None, **quick, cancels=running)
+        demo.unload(chat.stop)
+    return demo
+
+
+def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> FastAPI:
+    """Page and API in one application: ``/`` and ``/v1/…``.
+
+    Args:
+        assistant: Answers the questions.
+        auth: User and password of the page; the password is also the API's bearer key. Without it only loopback host
+            names are answered.
+    """
+    api = create_app(assistant, api_key=auth[1] if auth else None)
+    demo = build(assistant)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: api.router.lifespan_context(api))
+    app.router.routes.extend(Route(path, endpoint=api) for path in API_PATHS)
+    app.state.files = demo.files
+    app.add_middleware(_PageHeaders)
+    if auth is None:
+        # A web page elsewhere could otherwise reach this one by pointing its own name at 127.0.0.1.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES, www_redirect=False)
+    return gr.mount_gradio_app(
+        app,
+        demo,
+        path="/",
+        auth=auth,
+        auth_message=escape(DISCLAIMER) if auth else None,
+        theme=theme(),
+        css_paths=CSS,
+        favicon_path=str(ICON),
+        footer_links=[],
+        allowed_paths=[],
+        max_file_size=DEFAULT_LIMITS.max_bytes,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+    )
+
+
+def launch(
+    assistant: Assistant | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    model: str = "embedded",
+    open_browser: bool = False,
+    auth: str | tuple[str, str] | None = None,
+) -> None:
+    """Serve page and API until interrupted.
+
+    Args:
+        assistant: A loaded assistant; without one, ``model`` is loaded.
+        host: Address to listen on; one that other machines reach needs ``auth``.
+        port: 0 takes any free port.
+        model: Preset to load.
+        open_browser: Open the page once it is served.
+        auth: ``("user", "password")`` or ``"user:password"``; default: the variable ``PATHASSIST_UI_AUTH``.
+
+    Raises:
+        BadInput: The address needs a login, the login is malformed, or the port is taken.
+        NotAvailable: The model cannot be loaded.
+    """
+    login = read_auth(auth, host)
+    listener = bind(
+        host, port, login[1] if login else None
+    )  # before the model is loaded: a wrong port is known at once
+    if assistant is None:
+        from assistant.assistant import Assistant
+
+        assistant = Assistant.load(model)
+    app = serve_app(assistant, auth=login)
+    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    url = f"http://{name}:{listener.getsockname()[1]}"
+    print(f"{assistant.name} answers on {url} (API: {url}/v1; Ctrl-C stops). {DISCLAIMER}", flush=True)
+    # No access log: addresses of uploaded files would put their names into it.
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
+    )
+    if open_browser:
+        threading.Timer(1.0, webbrowser.open, [url]).start()
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        shutil.rmtree(app.state.files, ignore_errors=True)
+
+
+def read_auth(
+    auth: str | tuple[str, str] | None, host: str, env: Mapping[str, str] = os.environ
+) -> tuple[str, str] | None:
+    """The login in force, or None.
+
+    Raises:
+        BadInput: It is malformed, or there is none and other machines can reach ``host``.
+    """
+    given = auth or env.get(AUTH_VARIABLE)
+    if not given:
+        if not is_loopback(host):
+            raise BadInput(
+                f"--host {host} can be reached from other machines and no login is set; "
+                f"set {AUTH_VARIABLE}=user:password, or use --host 127.0.0.1"
+            )
+        return None
+    user, password = given if isinstance(given, tuple) else given.partition(":")[::2]
+    if not user or not password:
+        raise BadInput(f"the login needs a user and a password; set {AUTH_VARIABLE}=user:password")
+    return user, password
+
+
+class _PageHeaders:
+    """Adds the page's security headers; the API's own, stricter ones stay."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def respond(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in PAGE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, respond if scope["type"] == "http" else send)
+
+
+def _private_folder() -> Path:
+    """A new folder for uploads. Gradio takes its place from the environment while components are made."""
+    with _TEMP_LOCK:
+        folder = Path(tempfile.mkdtemp(prefix="pathassist-ui-"))
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def _threshold_of(assistant: Any) -> float:
+    return round(float(getattr(getattr(assistant, "calibration", None), "threshold", 0.5)), 2)
+
+
+def _header(assistant: Assistant) -> str:
+    return (
+        '<header class="pa-bar"><div class="pa-brand"><span class="pa-mark" aria-hidden="true"></span>'
+        f'<h1>pathassist</h1><span class="pa-chip" title="Model in use">{escape(assistant.name)}</span></div>'
+        f'<p class="pa-disclaimer" role="note">{escape(DISCLAIMER)}</p></header>'
+    )
+
+
+def _placeholder(assistant: Assistant) -> str:
+    return (
+        '<div class="pa-welcome"><h2>Ask about a pathology image</h2>'
+        "<p>Drop one or more microscope fields below and ask, or try an example.</p></div>"
+    )

@@ -1,0 +1,226 @@
+"""What the page does: plain generators and functions from what the user did to what is shown next.
+
+The conversation itself lives in the browser (the chat component's value); the server keeps the image files of it for a
+while, and per session one stop signal and what the evidence panel needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gradio as gr
+
+from assistant.answer import Answer
+from assistant.chat.prompt import parse_question
+from assistant.errors import BadInput, PathAssistError
+from assistant.images.intake import load_image
+from ui.evidence import Record, busy_panel, chat_text, escape, panel, record
+from ui.examples import Example
+from ui.history import history_to_turns, last_question, show
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+
+log = logging.getLogger(__name__)
+
+KEEP: Any = gr.skip()
+_FRAME_S = 0.05  # the page is redrawn at most this often while text streams
+
+
+class Screen(NamedTuple):
+    """New values of the page's outputs, in their order; ``KEEP`` leaves one as it is."""
+
+    chatbot: Any = KEEP
+    evidence: Any = KEEP
+    notice: Any = KEEP
+    records: Any = KEEP
+    composer: Any = KEEP
+
+
+class Chat:
+    """The handlers of one page.
+
+    Args:
+        assistant: Answers the questions.
+        examples: The example questions, in the order shown.
+        folder: Where image files of conversations are kept; must be one that Gradio serves.
+    """
+
+    def __init__(self, assistant: Assistant, examples: Sequence[Example], folder: Path) -> None:
+        self.assistant = assistant
+        self.examples = list(examples)
+        self.folder = folder
+        self._stops: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def submit(self, message: Any, history: list[Any], records: list[Record], request: gr.Request) -> Screen:
+        """Check a question and its images and put them into the conversation; :meth:`respond` comes next."""
+        message = message or {}
+        text, paths = str(message.get("text") or ""), list(message.get("files") or [])
+        good: list[str] = []
+        problems: list[str] = []
+        for path in paths:
+            try:
+                good.append(self._store(path))
+            except PathAssistError as error:
+                problems.append(str(error))
+        try:
+            parse_question(text)
+        except BadInput as error:
+            problems.append(str(error))
+        if problems:
+            return Screen(notice=error_box(*problems), composer=composer(text, good))
+        return self._asked(history or [], text.strip(), good, records, request)
+
+    def example(self, history: list[Any], records: list[Record], event: gr.SelectData, request: gr.Request) -> Screen:
+        """Ask one of the examples, chosen by its number: what the browser sends besides is not used."""
+        chosen = self.examples[int(event.index)]
+        return self._asked(history or [], chosen.question, [self._store(str(chosen.image))], records, request)
+
+    def retry(self, history: list[Any], records: list[Record], request: gr.Request) -> Screen:
+        """Ask the last question again, with the settings as they are now."""
+        before, text, paths = last_question(history or [])
+        if not text:
+            return Screen()
+        return self._asked(before, text, paths, records[: _answers(before)], request)
+
+    def respond(
+        self,
+        history: list[Any],
+        records: list[Record],
+        threshold: float,
+        length: float,
+        variation: float,
+        request: gr.Request,
+    ) -> Iterator[Screen]:
+        """Answer the question that ends the conversation, piece by piece; nothing when none does.
+
+        Closing the generator stops the model too.
+        """
+        before, text, paths = last_question(history or [])
+        if not text or len(before) == len(history) or _role(history[-1]) != "user":
+            yield Screen()
+            return
+        stop = self._stop_of(request)
+        yield Screen(evidence=busy_panel("Looking at the image…" if paths else "Thinking…", records))
+        try:
+            *earlier, question = history_to_turns(history)
+            answer, shown, drawn = None, "", 0.0
+            settings = {"max_new_tokens": int(length), "temperature": float(variation), "threshold": float(threshold)}
+            for piece in self.assistant.stream(question.images, question.text, history=earlier, stop=stop, **settings):
+                if isinstance(piece, Answer):
+                    answer = piece
+                    continue
+                shown += piece
+                if time.monotonic() - drawn >= _FRAME_S and shown.strip():
+                    drawn = time.monotonic()
+                    busy = busy_panel("Writing… the confidence follows when the answer is complete.", records)
+                    yield Screen([*history, _message("assistant", shown)], busy)
+            if answer is None:
+                raise RuntimeError("the stream ended without an answer")
+            if answer.finish_reason == "cancelled" and not answer.best_guess.strip():
+                yield self._back(before, text, paths, records, info_box("Stopped before an answer was begun."))
+                return
+            records = [*records, record(text, answer, threshold, question.images)]
+            messages = [*history, _message("assistant", chat_text(answer))]
+            yield Screen(messages, panel(records), "", records, composer())
+        except PathAssistError as error:
+            yield self._back(before, text, paths, records, error_box(str(error)))
+        except Exception:
+            log.exception("a question could not be answered")
+            problem = "internal error: the question could not be answered; the terminal has the details"
+            yield self._back(before, text, paths, records, error_box(problem))
+        finally:
+            stop.set()
+            self._forget(request, stop)
+
+    # -- stopping and starting over ----------------------------------------------------------------------------------
+
+    def stop(self, request: gr.Request) -> None:
+        """End the session's running answer, or the one that still waits for its turn."""
+        with self._lock:
+            running = self._stops.get(_session(request))
+        if running:
+            running.set()
+
+    def undo(self, history: list[Any], records: list[Record]) -> Screen:
+        """Take the last question back into the composer."""
+        before, text, paths = last_question(history or [])
+        return self._back(before, text, paths, records[: _answers(before)], "")
+
+    def clear(self, request: gr.Request) -> Screen:
+        """A new conversation."""
+        self.stop(request)
+        return Screen([], panel([]), "", [], composer())
+
+    # -- shared ------------------------------------------------------------------------------------------------------
+
+    def _asked(
+        self, history: list[Any], text: str, paths: list[str], records: list[Record], request: gr.Request
+    ) -> Screen:
+        with self._lock:
+            self._stops[_session(request)] = threading.Event()
+        asked = [*history, _message("user", text, paths)]
+        waiting = busy_panel("Waiting for the model…", records)
+        return Screen(asked, waiting, "", records, composer(busy=True))
+
+    def _back(self, before: list[Any], text: str, paths: list[str], records: list[Record], notice: str) -> Screen:
+        """As before the question was sent, with the question in the composer again."""
+        return Screen(before, panel(records), notice, records, composer(text, paths))
+
+    def _stop_of(self, request: gr.Request) -> threading.Event:
+        with self._lock:
+            return self._stops.setdefault(_session(request), threading.Event())
+
+    def _forget(self, request: gr.Request, stop: threading.Event) -> None:
+        with self._lock:
+            if self._stops.get(_session(request)) is stop:
+                del self._stops[_session(request)]
+
+    def _store(self, path: str) -> str:
+        """A copy with the pixels only: no metadata, no name of the user's, and a format that every browser shows."""
+        image = load_image(path)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="image-", suffix=".png", delete=False) as file:
+            image.save(file, "PNG", compress_level=1)
+        return file.name
+
+
+def composer(text: str = "", paths: Sequence[str] = (), *, busy: bool = False) -> Any:
+    """Update of the input box: its content, and whether it takes a question or offers to stop."""
+    value = {"text": text, "files": list(paths)}
+    return gr.update(value=value, interactive=not busy, submit_btn=not busy, stop_btn=busy)
+
+
+def error_box(*problems: str) -> str:
+    """One line for each problem, announced by screen readers at once."""
+    lines = "".join(f"<li>{escape(p[:1].upper() + p[1:])}</li>" for p in problems)
+    return f'<div class="pa-notice pa-error" role="alert"><ul>{lines}</ul></div>'
+
+
+def info_box(text: str) -> str:
+    return f'<div class="pa-notice pa-info" role="status"><p>{escape(text)}</p></div>'
+
+
+def _message(role: str, text: str, paths: Sequence[str] = ()) -> dict[str, Any]:
+    files = [{"path": p, "alt_text": f"Image {i} of the question"} for i, p in enumerate(paths, start=1)]
+    return {"role": role, "content": [*files, {"type": "text", "text": show(text)}]}
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else message.role
+
+
+def _answers(history: list[Any]) -> int:
+    return sum(_role(m) == "assistant" for m in history)
+
+
+def _session(request: gr.Request) -> str:
+    return str(getattr(request, "session_hash", None) or "")
