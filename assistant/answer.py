@@ -65,6 +65,7 @@ class Answer:
         best_guess: The answer the model would have given, always filled.
         options: Probability of each option of a closed question, in the order given; empty for open questions.
         warnings: Plain sentences about the input, for example "the image is nearly blank".
+        mean_logprob: Mean log-probability of the tokens of an open answer; None for a closed question.
         finish_reason: ``"stop"``, ``"length"`` or ``"cancelled"``.
     """
 
@@ -80,6 +81,7 @@ class Answer:
     model: str = ""
     usage: Usage = Usage()
     seconds: float = 0.0
+    mean_logprob: float | None = None
     finish_reason: str = "stop"
     disclaimer: str = DISCLAIMER
 

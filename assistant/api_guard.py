@@ -1,7 +1,7 @@
 """What stands before the HTTP API: request ids, security headers, key, host names, body size; and the audit log.
 
-Starlette's own body limit answers in plain text and without our headers, and closes the connection on a client that is
-still sending, which then often never sees the answer. Hence the small ASGI middleware here.
+Starlette's own body limit answers in plain text and without our headers, hence the small ASGI middleware here. The rest of
+a refused body is read and dropped by uvicorn, so a client that is still sending gets to see the refusal.
 """
 
 from __future__ import annotations
@@ -39,10 +39,6 @@ SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-# A refused upload is read on and thrown away for a while, so that the client gets to read the refusal.
-LINGER_S = 10.0
-LINGER_BODIES = 8
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -88,8 +84,7 @@ class Guard:
         given_id = headers.get("x-request-id", "")
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        body = _Body(headers, receive, self.settings.max_body_bytes)
-        started = False
+        size, started = 0, False
 
         async def respond(message: Message) -> None:
             nonlocal started
@@ -99,15 +94,19 @@ class Guard:
                 out["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     out.setdefault(name, value)
-            elif not message.get("more_body", False) and body.unread:
-                await send({**message, "more_body": True})
-                await body.discard()
-                message = {"type": "http.response.body", "body": b""}
             await send(message)
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.settings.max_body_bytes:
+                raise _too_large(self.settings.max_body_bytes)
+            return message
 
         try:
             self._check(scope["path"], headers)
-            await self.app(scope, body.receive, respond)
+            await self.app(scope, counted, respond)
         except ClientDisconnect:
             return
         except PathAssistError as error:
@@ -147,46 +146,6 @@ class Guard:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.settings.max_body_bytes:
             raise _too_large(self.settings.max_body_bytes)
-
-
-class _Body:
-    """Counts a request body while it is read, and throws away the rest of a refused one."""
-
-    def __init__(self, headers: Headers, receive: Receive, limit: int) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._size = 0
-        self._done = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-        self._asked_first = headers.get("expect", "").lower() == "100-continue"
-
-    @property
-    def unread(self) -> bool:
-        """True when the client is, or may be, still sending."""
-        return not self._done and not self._asked_first
-
-    async def receive(self) -> Message:
-        self._asked_first = False  # the server answers "100 Continue" as soon as the body is asked for
-        message = await self._receive()
-        if message["type"] != "http.request":
-            self._done = True
-            return message
-        self._size += len(message.get("body", b""))
-        self._done = not message.get("more_body", False)
-        if self._size > self._limit:
-            raise _too_large(self._limit)
-        return message
-
-    async def discard(self) -> None:
-        """Read on without keeping anything, for a limited time and size."""
-        size = 0
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while not self._done and size <= LINGER_BODIES * self._limit:
-                    message = await self._receive()
-                    size += len(message.get("body", b""))
-                    self._done = not message.get("more_body", False)
-        except TimeoutError:
-            self._done = True
 
 
 def _too_large(limit: int) -> TooLarge:

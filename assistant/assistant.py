@@ -206,8 +206,10 @@ class Assistant:
                 shown = text
         if reason != "stop" and stop is not None and stop.is_set():
             reason = "cancelled"
-        confidence = p.calibration.open_answer(sum(logprobs) / len(logprobs)) if logprobs else 0.0
-        yield self._answer(p, decode(produced).strip(), confidence, len(logprobs), reason)
+        mean = sum(logprobs) / len(logprobs) if logprobs else None
+        confidence = p.calibration.open_answer(mean) if mean is not None else 0.0
+        answer = self._answer(p, decode(produced).strip(), confidence, len(logprobs), reason)
+        yield replace(answer, mean_logprob=mean)
 
     def _answer(self, p: _Prepared, guess: str, confidence: float, tokens: int, reason: str = "stop") -> Answer:
         """The answer, or "not enough evidence" below the threshold and for an image that shows nothing."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 
-TASKS = ("vqa",)
+TASKS = ("vqa", "free")
 
 
 def run(
     task: str,
     model: str = "embedded",
     data: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] = "eval/results",
+    out: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Run one benchmark and return the path of its report.
 
@@ -24,6 +24,7 @@ def run(
     """
     if task not in TASKS:
         raise BadInput(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
-    from eval import vqa
+    from eval import free, vqa
 
-    return vqa.run(model, data, out)
+    benchmark = {"vqa": vqa.run, "free": free.run}[task]
+    return benchmark(model, data, out or "eval/results")

@@ -28,8 +28,8 @@ from assistant.api_guard import is_loopback
 from assistant.errors import BadInput
 from assistant.images.intake import DEFAULT_LIMITS
 from ui.chat import Chat
-from ui.evidence import empty_panel, escape
-from ui.examples import write_examples
+from ui.evidence import EMPTY, escape
+from ui.examples import SOURCE, write_examples
 from ui.theme import CSS, ICON, theme
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-_TEMP_LOCK = threading.Lock()
 
 
 def build(assistant: Assistant) -> gr.Blocks:
@@ -87,8 +86,11 @@ def build(assistant: Assistant) -> gr.Blocks:
                     latex_delimiters=[],
                     allow_tags=False,
                     allow_file_downloads=False,
-                    placeholder=_placeholder(assistant),
-                    examples=[{"display_text": e.label, "text": e.question, "files": [str(e.image)]} for e in examples],
+                    placeholder=_placeholder(),
+                    examples=[
+                        {"display_text": label, "text": question, "files": [str(image)]}
+                        for label, image, question in examples
+                    ],
                 )
                 notice = gr.HTML("", elem_id="pa-notice", js_on_load=None)
                 composer = gr.MultimodalTextbox(
@@ -110,7 +112,7 @@ def build(assistant: Assistant) -> gr.Blocks:
                     js_on_load=None,
                 )
             with gr.Column(elem_id="pa-side", min_width=0):
-                evidence = gr.HTML(empty_panel(), elem_id="pa-evidence", js_on_load=None)
+                evidence = gr.HTML(EMPTY, elem_id="pa-evidence", js_on_load=None)
                 with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
                     threshold = gr.Slider(
                         0,
@@ -217,9 +219,7 @@ def launch(
         NotAvailable: The model cannot be loaded.
     """
     login = read_auth(auth, host)
-    listener = bind(
-        host, port, login[1] if login else None
-    )  # before the model is loaded: a wrong port is known at once
+    listener = bind(host, port, login[1] if login else None)
     if assistant is None:
         from assistant.assistant import Assistant
 
@@ -281,9 +281,8 @@ class _PageHeaders:
 
 def _private_folder() -> Path:
     """A new folder for uploads. Gradio takes its place from the environment while components are made."""
-    with _TEMP_LOCK:
-        folder = Path(tempfile.mkdtemp(prefix="pathassist-ui-"))
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    folder = Path(tempfile.mkdtemp(prefix="pathassist-ui-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 
@@ -299,8 +298,9 @@ def _header(assistant: Assistant) -> str:
     )
 
 
-def _placeholder(assistant: Assistant) -> str:
+def _placeholder() -> str:
     return (
         '<div class="pa-welcome"><h2>Ask about a pathology image</h2>'
-        "<p>Drop one or more microscope fields below and ask, or try an example.</p></div>"
+        "<p>Drop one or more microscope fields below and ask, or try an example.</p>"
+        f"<small>{escape(SOURCE)}</small></div>"
     )

@@ -20,8 +20,7 @@ from assistant.answer import Answer
 from assistant.chat.prompt import parse_question
 from assistant.errors import BadInput, PathAssistError
 from assistant.images.intake import load_image
-from ui.evidence import Record, busy_panel, chat_text, escape, panel, record
-from ui.examples import Example
+from ui.evidence import Record, chat_text, error_html, info_html, panel, record, working
 from ui.history import history_to_turns, last_question, show
 
 if TYPE_CHECKING:
@@ -48,11 +47,11 @@ class Chat:
 
     Args:
         assistant: Answers the questions.
-        examples: The example questions, in the order shown.
+        examples: Label, image and question of each example, in the order shown.
         folder: Where image files of conversations are kept; must be one that Gradio serves.
     """
 
-    def __init__(self, assistant: Assistant, examples: Sequence[Example], folder: Path) -> None:
+    def __init__(self, assistant: Assistant, examples: Sequence[tuple[str, Path, str]], folder: Path) -> None:
         self.assistant = assistant
         self.examples = list(examples)
         self.folder = folder
@@ -77,13 +76,13 @@ class Chat:
         except BadInput as error:
             problems.append(str(error))
         if problems:
-            return Screen(notice=error_box(*problems), composer=composer(text, good))
+            return Screen(notice=error_html(*problems), composer=composer(text, good))
         return self._asked(history or [], text.strip(), good, records, request)
 
     def example(self, history: list[Any], records: list[Record], event: gr.SelectData, request: gr.Request) -> Screen:
         """Ask one of the examples, chosen by its number: what the browser sends besides is not used."""
-        chosen = self.examples[int(event.index)]
-        return self._asked(history or [], chosen.question, [self._store(str(chosen.image))], records, request)
+        _, image, question = self.examples[int(event.index)]
+        return self._asked(history or [], question, [self._store(str(image))], records, request)
 
     def retry(self, history: list[Any], records: list[Record], request: gr.Request) -> Screen:
         """Ask the last question again, with the settings as they are now."""
@@ -110,7 +109,7 @@ class Chat:
             yield Screen()
             return
         stop = self._stop_of(request)
-        yield Screen(evidence=busy_panel("Looking at the image…" if paths else "Thinking…", records))
+        yield Screen(evidence=working("Looking at the image…" if paths else "Thinking…", records))
         try:
             *earlier, question = history_to_turns(history)
             answer, shown, drawn = None, "", 0.0
@@ -122,22 +121,22 @@ class Chat:
                 shown += piece
                 if time.monotonic() - drawn >= _FRAME_S and shown.strip():
                     drawn = time.monotonic()
-                    busy = busy_panel("Writing… the confidence follows when the answer is complete.", records)
+                    busy = working("Writing… the confidence follows when the answer is complete.", records)
                     yield Screen([*history, _message("assistant", shown)], busy)
             if answer is None:
                 raise RuntimeError("the stream ended without an answer")
             if answer.finish_reason == "cancelled" and not answer.best_guess.strip():
-                yield self._back(before, text, paths, records, info_box("Stopped before an answer was begun."))
+                yield self._back(before, text, paths, records, info_html("Stopped before an answer was begun."))
                 return
             records = [*records, record(text, answer, threshold, question.images)]
             messages = [*history, _message("assistant", chat_text(answer))]
             yield Screen(messages, panel(records), "", records, composer())
         except PathAssistError as error:
-            yield self._back(before, text, paths, records, error_box(str(error)))
+            yield self._back(before, text, paths, records, error_html(str(error)))
         except Exception:
             log.exception("a question could not be answered")
             problem = "internal error: the question could not be answered; the terminal has the details"
-            yield self._back(before, text, paths, records, error_box(problem))
+            yield self._back(before, text, paths, records, error_html(problem))
         finally:
             stop.set()
             self._forget(request, stop)
@@ -169,7 +168,7 @@ class Chat:
         with self._lock:
             self._stops[_session(request)] = threading.Event()
         asked = [*history, _message("user", text, paths)]
-        waiting = busy_panel("Waiting for the model…", records)
+        waiting = working("Waiting for the model…", records)
         return Screen(asked, waiting, "", records, composer(busy=True))
 
     def _back(self, before: list[Any], text: str, paths: list[str], records: list[Record], notice: str) -> Screen:
@@ -197,16 +196,6 @@ def composer(text: str = "", paths: Sequence[str] = (), *, busy: bool = False) -
     """Update of the input box: its content, and whether it takes a question or offers to stop."""
     value = {"text": text, "files": list(paths)}
     return gr.update(value=value, interactive=not busy, submit_btn=not busy, stop_btn=busy)
-
-
-def error_box(*problems: str) -> str:
-    """One line for each problem, announced by screen readers at once."""
-    lines = "".join(f"<li>{escape(p[:1].upper() + p[1:])}</li>" for p in problems)
-    return f'<div class="pa-notice pa-error" role="alert"><ul>{lines}</ul></div>'
-
-
-def info_box(text: str) -> str:
-    return f'<div class="pa-notice pa-info" role="status"><p>{escape(text)}</p></div>'
 
 
 def _message(role: str, text: str, paths: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,19 +2,89 @@
 
 from __future__ import annotations
 
-from html import escape
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from assistant.answer import DISCLAIMER, Answer
+from PIL.Image import Image
+
+from assistant.answer import DISCLAIMER, Answer, Case, ToolCall
+
+NOT_ENOUGH = "Not enough evidence"
+_PICTURE_SIDE = 640
+_MAX_TOOL_TEXT = 2_000
+# Gradio fills templates written with ``${…}`` and ``{{…}}`` in the browser; as entities these stay plain text.
+_TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answered question of a conversation.
+
+    Attributes:
+        question: As the user typed it.
+        answer: What came back.
+        threshold: Confidence below which the answer was to be declined, 0…1.
+        picture: Data URI of the question's image, only where boxes are drawn on it.
+        size: Width and height of that image in pixels, the space of the boxes.
+    """
+
+    question: str
+    answer: Answer
+    threshold: float
+    picture: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+def record(question: str, answer: Answer, threshold: float, images: Sequence[Image] = ()) -> Record:
+    """A record with the picture that boxes need; boxes of a question with several images are only listed."""
+    if not answer.boxes or len(images) != 1:
+        return Record(question, answer, threshold)
+    small = images[0].copy()
+    small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Record(question, answer, threshold, uri, images[0].size)
+
+
+def escape(text: object) -> str:
+    """Text that means nothing in HTML, in an attribute and in the template of the panel's component."""
+    return html.escape(str(text)).translate(_TEMPLATE_SIGNS)
+
+
+def chat_text(answer: Answer) -> str:
+    """What the conversation shows: the answer, or that there is not enough evidence and the guess as a guess."""
+    if answer.abstained:
+        return f"{NOT_ENOUGH} — best guess: {answer.best_guess.strip() or 'none'}"
+    return answer.text.strip() or "(The model gave no text.)"
+
 
 EMPTY = (
     '<section class="evidence empty" aria-label="Evidence"><h2>Evidence</h2>'
     "<p>Drop in a microscope field and ask. Confidence, the options that were weighed, and warnings about the image "
-    "appear here.</p></section>"
+    "appear here.</p><p class='meta'>A closed question gets the most reliable confidence: write its options as "
+    "<b>A)</b> … <b>B)</b> …, or ask something that yes or no answers.</p></section>"
 )
-WORKING = (
-    '<section class="evidence working" aria-label="Evidence" aria-busy="true"><h2>Evidence</h2>'
-    '<p role="status">Looking at the image …</p></section>'
-)
+
+
+def panel(records: Sequence[Record]) -> str:
+    """The latest answer in full and earlier ones folded; ``EMPTY`` before the first."""
+    if not records:
+        return EMPTY
+    return evidence_html(records[-1]) + _earlier(records[:-1])
+
+
+def working(text: str, records: Sequence[Record] = ()) -> str:
+    """While an answer is awaited or written."""
+    bones = '<div class="bone" aria-hidden="true"></div>' * 3
+    return (
+        '<section class="evidence working" aria-label="Evidence" aria-busy="true"><h2>Evidence</h2>'
+        f'<p role="status">{escape(text)}</p>{bones}</section>{_earlier(records)}'
+    )
 
 
 def in_words(confidence: float) -> str:
@@ -24,55 +94,121 @@ def in_words(confidence: float) -> str:
     return "moderate" if confidence >= 0.6 else "low"
 
 
-def evidence_html(answer: Answer) -> str:
+def evidence_html(record: Record) -> str:
     """The panel for one answer."""
-    parts = [_verdict(answer), _bar("Confidence", answer.confidence, in_words(answer.confidence))]
+    return f'<section class="evidence" aria-label="Evidence"><h2>Evidence</h2>{_body(record)}</section>'
+
+
+def error_html(*problems: str) -> str:
+    """The box for input that could not be used: one line for each problem, read out at once."""
+    items = "".join(f"<li>{escape(p[:1].upper() + p[1:])}</li>" for p in problems)
+    return f'<div class="notice error" role="alert"><ul>{items}</ul></div>'
+
+
+def info_html(text: str) -> str:
+    """The box for news that is no error."""
+    return f'<div class="notice" role="status"><p>{escape(text)}</p></div>'
+
+
+def _earlier(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    folded = "".join(
+        f'<details class="evidence"><summary><span>{escape(r.question)}</span>'
+        f"<span>{_state(r.answer)}, {r.answer.confidence:.0%}</span></summary>{_body(r)}</details>"
+        for r in reversed(records)
+    )
+    return f'<section class="earlier" aria-label="Earlier answers"><h2>Earlier answers</h2>{folded}</section>'
+
+
+def _body(record: Record) -> str:
+    answer = record.answer
+    low = "below" if answer.confidence < record.threshold else "at or above"
+    parts = [
+        _verdict(answer),
+        f'<p class="asked" title="{escape(record.question)}">{escape(record.question)}</p>',
+        _bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold),
+        f'<p class="meta">{low} the threshold of {record.threshold:.0%}</p>',
+    ]
+    if answer.warnings:
+        items = "".join(f"<li>{escape(w[:1].upper() + w[1:])}</li>" for w in answer.warnings)
+        parts.append(f'<div class="warnings" role="note"><h3>About the image</h3><ul>{items}</ul></div>')
     if answer.options:
         rows = sorted(answer.options.items(), key=lambda item: -item[1])
         bars = "".join(_bar(label, share, "", small=True) for label, share in rows)
-        parts.append(f"<h3>Options weighed</h3>{bars}")
-    if answer.warnings:
-        items = "".join(f"<li>{escape(w[:1].upper() + w[1:])}</li>" for w in answer.warnings)
-        parts.append(f'<h3>About the image</h3><ul class="warnings">{items}</ul>')
-    if answer.tools:
-        items = "".join(f"<li>{escape(t.name)} ({t.seconds:.1f} s): {escape(str(t.result))}</li>" for t in answer.tools)
-        parts.append(f"<h3>Tools</h3><ul>{items}</ul>")
-    if answer.cases:
-        items = "".join(f"<li>{escape(c.title)} <small>{c.score:.2f}</small></li>" for c in answer.cases)
-        parts.append(f"<h3>Similar cases</h3><ol>{items}</ol>")
+        parts.append(f'<h3>Options weighed</h3><div class="options">{bars}</div>')
     if answer.boxes:
         items = "".join(f"<li>{escape(b.label)} <small>{b.score:.2f}</small></li>" for b in answer.boxes)
-        parts.append(f"<h3>Regions</h3><ul>{items}</ul>")
+        parts.append(f"<h3>Regions</h3>{_overlay(record)}<ol>{items}</ol>")
+    if answer.tools:
+        parts.append(f"<h3>Tools</h3>{''.join(map(_tool, answer.tools))}")
+    if answer.cases:
+        parts.append(f'<h3>Similar cases</h3><ul class="cases">{"".join(map(_case, answer.cases))}</ul>')
+    ended = " · ended at the length limit" if answer.finish_reason == "length" else ""
     parts.append(
         f'<p class="meta">{escape(answer.model)} · {answer.seconds:.1f} s · {answer.usage.prompt_tokens} + '
-        f"{answer.usage.completion_tokens} tokens</p><p class='meta'>{escape(DISCLAIMER)}</p>"
+        f"{answer.usage.completion_tokens} tokens{ended}</p><p class='meta'>{escape(DISCLAIMER)}</p>"
     )
-    return f'<section class="evidence" aria-label="Evidence"><h2>Evidence</h2>{"".join(parts)}</section>'
+    return "".join(parts)
 
 
-def error_html(message: str) -> str:
-    """The panel for input that could not be used."""
-    return (
-        '<section class="evidence error" aria-label="Evidence"><h2>Evidence</h2>'
-        f'<p role="alert">{escape(message)}</p></section>'
-    )
+def _state(answer: Answer) -> str:
+    if answer.finish_reason == "cancelled":
+        return "Stopped"
+    return NOT_ENOUGH if answer.abstained else "Answered"
 
 
 def _verdict(answer: Answer) -> str:
     if answer.finish_reason == "cancelled":
-        return '<p class="verdict stopped">Stopped</p>'
+        return (
+            '<p class="verdict stopped">Stopped</p><p class="meta">Ended before the answer was complete; '
+            "the confidence covers this part.</p>"
+        )
     if answer.abstained:
-        guess = escape(answer.best_guess) or "none"
-        return f'<p class="verdict abstained">Not enough evidence</p><p>Best guess: {guess}</p>'
+        guess = escape(answer.best_guess.strip() or "none")
+        return f'<p class="verdict abstained">{NOT_ENOUGH}</p><p class="guess"><span>Best guess</span> {guess}</p>'
     return '<p class="verdict answered">Answered</p>'
 
 
-def _bar(label: str, share: float, word: str, *, small: bool = False) -> str:
+def _overlay(record: Record) -> str:
+    """The image with numbered rectangles, drawn in the image's own pixels; nothing where there is no picture."""
+    if not record.picture:
+        return ""
+    width, height = record.size
+    unit = max(width, height) / 100
+    marks = []
+    for number, box in enumerate(record.answer.boxes, start=1):
+        left, top, right, bottom = box.xyxy
+        marks.append(f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"/>')
+        marks.append(f'<text x="{left + unit:g}" y="{top + 5 * unit:g}" font-size="{5 * unit:g}">{number}</text>')
+    return (
+        f'<svg class="overlay" viewBox="0 0 {width} {height}" role="img" aria-label="The image with '
+        f'{len(record.answer.boxes)} numbered regions"><image href="{record.picture}" width="{width}" '
+        f'height="{height}"/>{"".join(marks)}</svg>'
+    )
+
+
+def _tool(call: ToolCall) -> str:
+    text = json.dumps({"arguments": call.arguments, "result": call.result}, indent=1, ensure_ascii=False, default=str)
+    cut = text if len(text) <= _MAX_TOOL_TEXT else text[:_MAX_TOOL_TEXT] + " …"
+    return f"<details><summary>{escape(call.name)} ({call.seconds:.1f} s)</summary><pre>{escape(cut)}</pre></details>"
+
+
+def _case(case: Case) -> str:
+    """Only pixels that came with the answer are shown: a path or URL is not for the browser to follow."""
+    inline = case.thumbnail if case.thumbnail and case.thumbnail.startswith("data:image/") else ""
+    picture = f'<img src="{escape(inline)}" alt="" width="48" height="48">' if inline else ""
+    return f"<li>{picture}<span>{escape(case.title or case.id)}</span> <small>{case.score:.2f}</small></li>"
+
+
+def _bar(label: str, share: float, word: str, *, small: bool = False, tick: float | None = None) -> str:
     percent = round(100 * min(1.0, max(0.0, share)))
     text = f"{percent} %" + (f", {word}" if word else "")
+    mark = "" if tick is None else f'<div class="tick" style="left:{tick:.0%}"></div>'
     kind = "bar small" if small else f"bar {word}"
     return (
         f'<div class="{kind}"><div class="label"><span>{escape(label)}</span><span>{text}</span></div>'
-        f'<div class="track" role="meter" aria-label="{escape(label, quote=True)}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{percent}"><div class="fill" style="width:{percent}%"></div></div></div>'
+        f'<div class="track" role="meter" aria-label="{escape(label)}" aria-valuetext="{text}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}">'
+        f'<div class="fill" style="width:{percent}%"></div>{mark}</div></div>'
     )

@@ -8,10 +8,14 @@ import numpy as np
 from PIL import Image
 
 QUESTIONS = (
-    ("Stain of the whole field", "whole.png", "Which stain is this?\nA) H&E\nB) PAS\nC) immunohistochemistry (DAB)\nD) Giemsa"),
+    (
+        "Stain of the whole field",
+        "whole.png",
+        "Which stain is this?\nA) H&E\nB) PAS\nC) immunohistochemistry (DAB)\nD) Giemsa",
+    ),
     ("Organ, in a crop of it", "crop.png", "Which organ is this tissue from?\nA) liver\nB) colon\nC) brain\nD) skin"),
     ("Haematoxylin channel only", "haematoxylin.png", "Is this an H&E stain?"),
-)  # fmt: skip
+)
 SOURCE = "Images: scikit-image's immunohistochemistry sample (colon, DAB), a crop of it, and its haematoxylin channel."
 
 

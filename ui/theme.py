@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 STATIC = Path(__file__).with_name("static")
-CSS = STATIC / "app.css"
+CSS = STATIC / "style.css"
 ICON = STATIC / "icon.svg"
 
 _TEAL = gr.themes.Color(
