@@ -1,7 +1,7 @@
 """What stands before the HTTP API: request ids, security headers, key, host names, body size; and the audit log.
 
-Starlette's own body limit answers in plain text and without our headers, hence the small ASGI middleware here. The rest of
-a refused body is read and dropped by uvicorn, so a client that is still sending gets to see the refusal.
+Starlette's own body limit answers in plain text and without our headers, hence the small ASGI middleware here. The rest
+of a refused body is read and dropped by uvicorn, so a client that is still sending gets to see the refusal.
 """
 
 from __future__ import annotations

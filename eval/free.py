@@ -9,7 +9,6 @@ label half of the time and for a wrong one otherwise. Control: the same question
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -117,7 +116,7 @@ def run(
 ) -> Path:  # fmt: skip
     """Ask, (optionally) fit the open-answer curve, write items and table. Returns the path of the table."""
     from assistant import Assistant
-    from assistant.model.vlm import WEIGHTS
+    from assistant.model.vlm import WEIGHTS, write_calibration
 
     folder, card = Path(out), WEIGHTS / "embedded" / "calibration.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +129,7 @@ def run(
     if fit:
         fitted = fit_open(frame["mean_logprob"], frame["open"], calibration)
         calibration = replace(calibration, open_slope=fitted.open_slope, open_offset=fitted.open_offset)
-        temporary = card.with_suffix(".tmp")
-        temporary.write_text(json.dumps(calibration.as_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, card)
+        write_calibration(card.parent, calibration)
     report = folder / f"{NAME}.md"
     report.write_text(markdown(frame, calibration, assistant.revision), encoding="utf-8")
     print(report.read_text(encoding="utf-8"))

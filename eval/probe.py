@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.data.images import load_square
 from training.data.questions import ChoiceQuestion
 from training.data.records import Record
-from training.data.images import load_square
 
 #: Inverse regularisation of the logistic regression; of 0.001, 0.01, 0.1 and 1 the best for the probe on ``val``.
 PROBE_C = 0.01

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from assistant.chat.calibration import Calibration
@@ -39,11 +38,6 @@ def questions(root: str | os.PathLike[str] | None, seed: int, split: str = "val"
     sets = OPEN_SETS + RESTRICTED_SETS
     names = diagnosis_names(load_records(["atlas"], "train", root) + load_records(["atlas"], "val", root))
     return four_choice(load_records(sets, split, root), names, seed)
-
-
-def empty_like(image: Image.Image) -> Image.Image:
-    """The blank control: a plain white field of the same size."""
-    return Image.new("RGB", image.size, (255, 255, 255))
 
 
 def answer_all(assistant: Any, items: list[ChoiceQuestion], out: Path) -> pd.DataFrame:
@@ -67,13 +61,12 @@ def answer_all(assistant: Any, items: list[ChoiceQuestion], out: Path) -> pd.Dat
         scores = assistant.option_scores(with_image, [image], q.options)
         prior = assistant.option_scores(with_image, [empty_field(image.size)], q.options)
         seconds = time.perf_counter() - began
-        blank = assistant.option_scores(with_image, [empty_like(image)], q.options)
         text = assistant.option_scores(assistant.prompt_ids([Turn("user", asked.prompt())]), [], q.options)
         rows.append({
             "id": q.id, "dataset": q.record.dataset, "kind": q.kind, "group": q.record.group,
             "unseen_case": q.record.unseen_case, "open_licence": q.record.dataset in OPEN_SETS,
             "stem": q.stem, "options": list(q.options), "answer": q.answer, "scores": scores, "prior": prior,
-            "blank": blank, "text": text, "seconds": seconds, "revision": assistant.revision,
+            "text": text, "seconds": seconds, "revision": assistant.revision,
         })  # fmt: skip
         if number % _SAVE_EVERY == 0:
             _write(pd.DataFrame(rows), path)
@@ -104,7 +97,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 def decide(frame: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     """Columns ``choice``, ``confidence`` and ``hit`` for ours, and hits of every control."""
     chances = [calibration.options(s, p) for s, p in zip(frame["scores"], frame["prior"], strict=True)]
-    blank = [calibration.options(s, p).argmax() for s, p in zip(frame["blank"], frame["prior"], strict=True)]
+    blank = [int(np.argmax(s)) for s in frame["prior"]]  # shown an empty field, the prior is all there is
     text = [int(np.argmax(s)) for s in frame["text"]]
     answer = frame["answer"].to_numpy()
     return frame.assign(
@@ -131,7 +124,7 @@ def run(
     Returns:
         Path of the Markdown table.
     """
-    from assistant.model.vlm import WEIGHTS
+    from assistant.model.vlm import WEIGHTS, write_calibration
 
     folder = Path(out)
     card = WEIGHTS / "embedded" / "calibration.json"
@@ -150,9 +143,7 @@ def run(
     calibration = Calibration.read(card)
     if fit:
         calibration = fit_options(frame[frame["open_licence"]], calibration)
-        temporary = card.with_suffix(".tmp")
-        temporary.write_text(json.dumps(calibration.as_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, card)
+        write_calibration(card.parent, calibration)
     decided = decide(frame, calibration)
     table, numbers = vqa_markdown(decided, calibration, model)
     numbers["provenance"] = {"seed": seed, "revision": str(frame["revision"].iloc[0]), "machine": platform.machine()}

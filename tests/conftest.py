@@ -100,7 +100,7 @@ def tiny_llava() -> tuple[Any, Any]:
 def tiny_assistant(tiny_llava: tuple[Any, Any]) -> Any:
     """A real Assistant over the tiny LLaVA."""
     from assistant.assistant import Assistant
-    from assistant.model.load import engine_for
+    from assistant.model.engine import make_engine
 
     model, processor = tiny_llava
-    return Assistant(model, processor, engine_for(model), name="tiny", revision="test")
+    return Assistant(model, processor, make_engine(model), name="tiny", revision="test")

@@ -131,6 +131,8 @@ def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation]
 
 def publish(runs: Path, weights: Path) -> None:
     """Copy tower, connector and adapter of finished runs into the shipped weights (whole files only)."""
+    from assistant.model.vlm import write_sums
+
     weights.mkdir(parents=True, exist_ok=True)
     for source, name in (
         (runs / "tower" / "model.safetensors", "tower.safetensors"),
@@ -140,6 +142,7 @@ def publish(runs: Path, weights: Path) -> None:
         os.replace(weights / (name + ".tmp"), weights / name)
     shutil.rmtree(weights / "adapter", ignore_errors=True)
     shutil.copytree(runs / "instruct" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    write_sums(weights)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Stages ``connector`` and ``instruct``: loss on answer tokens only, the tower frozen and its features cached.
+r"""Stages ``connector`` and ``instruct``: loss on answer tokens only, the tower frozen and its features cached.
 
 ``connector`` trains the connector with the language model frozen; ``instruct`` trains connector and LoRA together.
 Loop: ``accelerate`` (one or several processes, any device), deterministic batches keyed by (seed, step) so that
 ``--resume`` continues the same sequence, a JSONL log, a loss plot, and a checkpoint that appears whole or not at all.
 
-    accelerate launch --multi_gpu --num_processes 2 -m training.run instruct --recipe training/recipes/embedded-instruct.yaml
+    accelerate launch --multi_gpu --num_processes 2 -m training.run instruct \
+        --recipe training/recipes/embedded-instruct.yaml
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
 from training.features import FeatureStore
@@ -212,8 +214,7 @@ def precision(setting: str) -> str:
         return setting
     if torch.cuda.is_available():
         return "bf16"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "no"
+    return "bf16" if fast_bfloat16() else "no"
 
 
 def train_stage(

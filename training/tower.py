@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.augment import augment
-from training.data.records import OPEN_SETS, Record, load_records
 from training.data.images import load_square
+from training.data.records import OPEN_SETS, Record, load_records
 
 
 @dataclass(frozen=True)

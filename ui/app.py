@@ -220,24 +220,28 @@ def launch(
     """
     login = read_auth(auth, host)
     listener = bind(host, port, login[1] if login else None)
-    if assistant is None:
-        from assistant.assistant import Assistant
-
-        assistant = Assistant.load(model)
-    app = serve_app(assistant, auth=login)
-    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
-    url = f"http://{name}:{listener.getsockname()[1]}"
-    print(f"{assistant.name} answers on {url} (API: {url}/v1; Ctrl-C stops). {DISCLAIMER}", flush=True)
-    # No access log: addresses of uploaded files would put their names into it.
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
-    )
-    if open_browser:
-        threading.Timer(1.0, webbrowser.open, [url]).start()
+    files = None
     try:
+        if assistant is None:
+            from assistant.assistant import Assistant
+
+            assistant = Assistant.load(model)
+        app = serve_app(assistant, auth=login)
+        files = app.state.files
+        name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+        url = f"http://{name}:{listener.getsockname()[1]}"
+        print(f"{assistant.name} answers on {url} (API: {url}/v1; Ctrl-C stops). {DISCLAIMER}", flush=True)
+        # No access log: addresses of uploaded files would put their names into it.
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
+        )
+        if open_browser:
+            threading.Timer(1.0, webbrowser.open, [url]).start()
         uvicorn.Server(config).run(sockets=[listener])
     finally:
-        shutil.rmtree(app.state.files, ignore_errors=True)
+        listener.close()
+        if files:
+            shutil.rmtree(files, ignore_errors=True)
 
 
 def read_auth(

@@ -51,15 +51,22 @@ class HFEngine:
 
     Args:
         model: A causal language model or a LLaVA in evaluation mode.
+        compute: Autocast type of prefill and scoring, as in training; None computes in the model's own type.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, compute: torch.dtype | None = None) -> None:
         self.model = model
+        self.compute = compute
+
+    def _precision(self) -> torch.autocast:
+        device = self.model.device.type
+        return torch.autocast(device, dtype=self.compute or torch.bfloat16, enabled=self.compute is not None)
 
     @torch.inference_mode()
     def prefill(self, inputs_embeds: Tensor) -> Prefix:
         """Read a prompt given as embeddings [1, T, D] (visual tokens in their places)."""
-        out = self.model(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
+        with self._precision():
+            out = self.model(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
         return Prefix(out.past_key_values, out.logits[0, -1].float().cpu(), inputs_embeds.shape[1])
 
     def generate(
@@ -128,10 +135,12 @@ class HFEngine:
         read = torch.tensor([(row[:-1] + [0] * width)[:width] for row in rows])  # [K, width]
         cache = copy.deepcopy(prefix.cache)
         cache.batch_repeat_interleave(len(rows))
-        out = self.model(input_ids=read.to(self.model.device), past_key_values=cache, use_cache=True)
+        with self._precision():
+            out = self.model(input_ids=read.to(self.model.device), past_key_values=cache, use_cache=True)
         logprobs = torch.log_softmax(out.logits.float(), -1).cpu()  # [K, width, V]
         return [logprobs[k, range(len(row) - 1), row[1:]].tolist() for k, row in enumerate(rows)]
 
+    @torch.inference_mode()
     def _stepper(self, prefix: Prefix, room: int) -> Step:
         """A function from the next token to the logits [V] after it, for at most ``room`` tokens after ``prefix``."""
         cache, model = copy.deepcopy(prefix.cache), self.model
@@ -139,15 +148,21 @@ class HFEngine:
         @torch.inference_mode()
         def step(token: int) -> Tensor:
             ids = torch.tensor([[token]], device=model.device)
-            logits: Tensor = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+            with self._precision():
+                logits: Tensor = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
             return logits[0, -1].float().cpu()
 
         return step
 
 
-def make_engine(model: Any) -> HFEngine:
+def make_engine(model: Any, compute: torch.dtype | None = None) -> HFEngine:
     """The fastest engine that fits a model where it is: 8-bit decoding for a plain Llama on the CPU, else generic."""
-    return Int8LlamaEngine(model) if Int8LlamaEngine.fits(model) else HFEngine(model)
+    return (Int8LlamaEngine if Int8LlamaEngine.fits(model) else HFEngine)(model, compute)
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware, so that autocast is faster than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> tuple[int, float]:
@@ -193,6 +208,7 @@ class Int8LlamaEngine(HFEngine):
 
     Args:
         model: A Llama language model or a LLaVA over one for which :meth:`fits` is true, adapters merged.
+        compute: As for :class:`HFEngine`; decoding itself is not affected.
     """
 
     @staticmethod
@@ -214,8 +230,8 @@ class Int8LlamaEngine(HFEngine):
             and decoder.rotary_emb.rope_type in _FIXED_ROPE
         )
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, compute: torch.dtype | None = None) -> None:
+        super().__init__(model, compute)
         decoder = model.get_decoder()
         config = decoder.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads

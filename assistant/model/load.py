@@ -77,7 +77,10 @@ def from_folder(folder: Path, *, quantization: str | None = None, dtype: str = "
 
 
 def engine_for(model: Any) -> Any:
-    """The fastest engine that fits the model and this machine."""
-    from assistant.model.engine import make_engine
+    """The fastest engine that fits the model and this machine; bfloat16 arithmetic where the processor has it."""
+    import torch
 
-    return make_engine(model)
+    from assistant.model.engine import fast_bfloat16, make_engine
+
+    on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+    return make_engine(model, torch.bfloat16 if on_cpu and fast_bfloat16() else None)

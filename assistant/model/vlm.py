@@ -7,14 +7,16 @@ adapter (merged into the copy, since an adapter costs time at every token), and 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.errors import NotAvailable
-from assistant.model.cache import atomic_folder, explained, locked
+from assistant.model.cache import atomic_folder, explained, locked, sha256
 
 if TYPE_CHECKING:
+    from assistant.chat.calibration import Calibration
     from assistant.model.preset import Preset
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -80,6 +82,23 @@ def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> t
     model.model.multi_modal_projector.load_state_dict(connector)
     wrapped = PeftModel.from_pretrained(model, str(weights / "adapter"))
     return (wrapped.merge_and_unload() if merge else wrapped), processor
+
+
+def write_sums(weights: Path) -> None:
+    """Write ``SHA256SUMS`` over every shipped file of ``weights``; ``pathassist doctor`` compares with it."""
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{sha256(path)}  {path.relative_to(weights).as_posix()}" for path in files]
+    temporary = weights / "SHA256SUMS.tmp"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(weights / "SHA256SUMS")
+
+
+def write_calibration(weights: Path, calibration: Calibration) -> None:
+    """Ship a fitted calibration with ``weights``."""
+    temporary = weights / "calibration.tmp"
+    temporary.write_text(json.dumps(calibration.as_dict(), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(weights / "calibration.json")
+    write_sums(weights)
 
 
 def weights_hash(weights: Path) -> str:

@@ -41,7 +41,10 @@ class ShowAssistant(EchoAssistant):
             "RICH": {
                 "boxes": (Box("gland <1>", (4, 3, 12, 9), 0.91), Box("lumen", (1, 1, 4, 4), 0.62)),
                 "tools": (ToolCall("nuclei", {"scale": 0.5}, {"count": 214}, 1.25),),
-                "cases": (Case("c1", 0.87, "Tubular adenoma, colon"), Case("c2", 0.61, "", "https://example.org/x.png")),
+                "cases": (
+                    Case("c1", 0.87, "Tubular adenoma, colon"),
+                    Case("c2", 0.61, "", "https://example.org/x.png"),
+                ),
             },
         }.get(kind, {})
         text = {"LONG": LONG, "OPTIONS": "B) colon", "HTML": MARKUP}.get(kind)
@@ -95,5 +98,3 @@ def page_assistant() -> ShowAssistant:
 def page_url(page_assistant: ShowAssistant) -> Iterator[str]:
     with served(page_assistant) as url:
         yield url
-
-

@@ -58,7 +58,8 @@ def test_conversations_are_valid_reproducible_and_mixed(tmp_path: Path) -> None:
     for conversation in drawn:
         conversation.check()
     groups = Counter(c.group for c in drawn)
-    assert groups["general"] and groups["blank"]
+    assert groups["general"]
+    assert groups["blank"]
     assert any(len(c.images) == 2 for c in drawn)
     assert any(len(c.messages) > 2 for c in drawn)
 
