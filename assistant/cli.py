@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from assistant import DISCLAIMER, __version__
 from assistant.answer import Answer
-from assistant.errors import BadInput, NotAvailable, PathAssistError
+from assistant.errors import NotAvailable, PathAssistError
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -220,12 +220,7 @@ def train(
 ) -> None:
     """Train one stage of the model."""
     with _extra("train"):
-        run = importlib.import_module("training.run").run
-        data_error = importlib.import_module("training.data.records").DataError
-        try:
-            folder = run(stage=stage, recipe=recipe, out=out, resume=resume)
-        except data_error as error:
-            raise BadInput(str(error)) from error
+        folder = importlib.import_module("training.run").run(stage=stage, recipe=recipe, out=out, resume=resume)
     _finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
 
 

@@ -29,7 +29,7 @@ class Calibration:
     temperature: float = 1.0
     open_slope: float = 1.0
     open_offset: float = 2.0
-    threshold: float = 0.4
+    threshold: float = 0.5
 
     @classmethod
     def read(cls, path: Path) -> Calibration:

@@ -95,7 +95,7 @@ class HFEngine:
             Token id and its log-probability under the model (at temperature 1, before ``top_p``).
         """
         prefix = prompt if isinstance(prompt, Prefix) else self.prefill(prompt)
-        step, logits = self._stepper(prefix, max_new_tokens), prefix.logits
+        step, logits = self.stepper(prefix, max_new_tokens), prefix.logits
         for left in range(max_new_tokens - 1, -1, -1):
             if stop is not None and stop.is_set():
                 return
@@ -141,8 +141,8 @@ class HFEngine:
         return [logprobs[k, range(len(row) - 1), row[1:]].tolist() for k, row in enumerate(rows)]
 
     @torch.inference_mode()
-    def _stepper(self, prefix: Prefix, room: int) -> Step:
-        """A function from the next token to the logits [V] after it, for at most ``room`` tokens after ``prefix``."""
+    def stepper(self, prefix: Prefix, room: int) -> Step:
+        """A function from the next token to the logits [V] after it (float32, CPU), for at most ``room`` tokens."""
         cache, model = copy.deepcopy(prefix.cache), self.model
 
         @torch.inference_mode()
@@ -194,8 +194,10 @@ def _pack(weight: Tensor) -> Packed:
 
 @dataclass(frozen=True)
 class _Layer:
+    norm: Tensor
     qkv: Packed  # [(H + 2 KV) D, hidden]
     out: Packed
+    norm_mlp: Tensor
     gate_up: Packed  # [2 I, hidden]
     down: Packed
 
@@ -244,10 +246,11 @@ class Int8LlamaEngine(HFEngine):
         self.rope_scale = float(decoder.rotary_emb.attention_scaling)
         with torch.inference_mode():
             self.layers = [self._pack_layer(layer) for layer in decoder.layers]
-            self.head = _pack(model.get_output_embeddings().weight * decoder.norm.weight)
+            self.norm = decoder.norm.weight.float()
+            self.head = _pack(model.get_output_embeddings().weight)
 
     def _pack_layer(self, layer: Any) -> _Layer:
-        """One layer, with its norms' weights and the 1/√D of attention multiplied into the matrices."""
+        """One layer, with attention's 1/√D multiplied into the query rows."""
         attention, mlp = layer.self_attn, layer.mlp
 
         def interleaved(weight: Tensor) -> Tensor:
@@ -257,14 +260,16 @@ class Int8LlamaEngine(HFEngine):
         qkv = torch.cat([query, interleaved(attention.k_proj.weight), attention.v_proj.weight])
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         return _Layer(
-            qkv=_pack(qkv * layer.input_layernorm.weight),
+            norm=layer.input_layernorm.weight.float(),
+            qkv=_pack(qkv),
             out=_pack(attention.o_proj.weight),
-            gate_up=_pack(gate_up * layer.post_attention_layernorm.weight),
+            norm_mlp=layer.post_attention_layernorm.weight.float(),
+            gate_up=_pack(gate_up),
             down=_pack(mlp.down_proj.weight),
         )
 
     @torch.inference_mode()
-    def _stepper(self, prefix: Prefix, room: int) -> Step:
+    def stepper(self, prefix: Prefix, room: int) -> Step:
         return _Int8Steps(self, prefix, room)
 
 
@@ -304,7 +309,7 @@ class _Int8Steps:
         end = position + 1
         x = self.engine.embedding[token].float()[None].clone()  # [1, hidden]
         for weights, keys, values, cache in self.layers:
-            self._norm(x)
+            self._norm(x, weights.norm)
             self.qkv.copy_(multiply(normed, *weights.qkv).view_as(self.qkv))
             torch.mul(self.qkv_complex, turns, out=self.turned)
             cache[:, position].copy_(self.key_value)
@@ -312,15 +317,15 @@ class _Int8Steps:
             torch.bmm(attention, values[:, :end], out=self.mixed)
             self.mixed_low.copy_(self.mixed.view(1, -1))
             x.add_(multiply(self.mixed_low, *weights.out))
-            self._norm(x)
+            self._norm(x, weights.norm_mlp)
             gate, up = multiply(normed, *weights.gate_up).chunk(2, -1)
             x.add_(multiply(functional.silu(gate).mul_(up), *weights.down))
-        self._norm(x)
+        self._norm(x, self.engine.norm)
         self.position, self.turn = end, self.turn + 1
         return multiply(normed, *self.engine.head)[0].float()
 
-    def _norm(self, x: Tensor) -> None:
-        """RMS norm of x [1, hidden] into the buffer; its weight is in the matrix that comes next."""
+    def _norm(self, x: Tensor, weight: Tensor) -> None:
+        """RMS norm of x [1, hidden] into the buffer. These calls together take half the time of ``rms_norm``."""
         flat = x.view(-1)
         mean_square = torch.dot(flat, flat).item() / self.engine.hidden
-        self.normed.copy_(x * (1 / math.sqrt(mean_square + self.engine.eps)))
+        self.normed.copy_((x * (1 / math.sqrt(mean_square + self.engine.eps))).mul_(weight))

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 
 from assistant.errors import BadInput
 from tests.serving import image_part, png, user
@@ -134,5 +133,5 @@ def test_upload_folder_is_private_and_goes_away(tmp_path: Path) -> None:
 
     demo = build(ShowAssistant())
     assert demo.files.stat().st_mode & 0o077 == 0
-    assert Image.open(next((demo.files / "examples").glob("*.png"))).mode == "RGB"
+    assert len(list((demo.files / "examples").glob("*.png"))) == 3
     shutil.rmtree(demo.files)

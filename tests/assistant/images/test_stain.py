@@ -16,7 +16,7 @@ from assistant.images.stain import Method, StainNormaliser, separate_stains
 
 METHODS = get_args(Method)
 HAEMATOXYLIN, EOSIN, DAB = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)
-PURPLE, PINK = (0.55, 0.76, 0.35), (0.20, 0.95, 0.24)
+PURPLE, PINK = (0.58, 0.74, 0.34), (0.16, 0.96, 0.23)
 
 
 def stained(first: tuple[float, ...], second: tuple[float, ...], strength: float = 1.0, seed: int = 0) -> Image.Image:
@@ -27,7 +27,7 @@ def stained(first: tuple[float, ...], second: tuple[float, ...], strength: float
     for x, y in generator.integers(0, 160, (40, 2)):
         draw.ellipse((x, y % 120, x + 12, y % 120 + 12), fill=255)
     nuclei = np.asarray(mask) / 255 * generator.uniform(0.9, 1.5, (120, 160))
-    ground = generator.uniform(0.25, 0.8, (120, 160)) * (1 - 0.8 * nuclei.clip(0, 1))
+    ground = generator.uniform(0.3, 1.2, (120, 160)) * (1 - 0.8 * nuclei.clip(0, 1))
     nuclei[:, 140:] = ground[:, 140:] = 0
     density = strength * (nuclei[..., None] * np.array(first) + ground[..., None] * np.array(second))
     return Image.fromarray((240 * np.exp(-density)).round().clip(0, 255).astype(np.uint8))

@@ -1,0 +1,353 @@
+"""Speed and memory of the assistant on this machine: ``python -m eval.bench`` (``make bench``).
+
+One run measures, and writes as JSON and Markdown:
+
+- decoding, tokens a second: plain Hugging Face ``generate`` in float32 and bfloat16, our engine, and llama.cpp
+  (``xllamacpp``), on a prompt of the same length, by turns within each round, so that all meet the same machine;
+- what our engine's 8-bit decoding changes: its predictions against float32 over a fixed text;
+- in a fresh process: start to ready, first token with one image, peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+QUESTION = "Describe what this field shows and name the tissue."
+GOALS = {"ready": 10.0, "first_token": 2.0, "peak": 3.0, "ratio": 0.6}
+OURS, LLAMA_CPP = "ours", "llama.cpp"
+PAUSE = 0.5  # seconds between contestants: idle worker threads spin for a while before they sleep
+FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm")
+TRIED = Path(__file__).with_name("bench-tried.md")
+#: Prose of about 160 tokens to compare predictions over.
+TEXT = (
+    "Histopathology is the microscopic examination of tissue in order to study the manifestations of disease. The "
+    "tissue is fixed in formalin and embedded in paraffin wax so that it can be cut into thin sections with a "
+    "microtome. The sections are stained with hematoxylin and eosin, which colours nuclei blue and cytoplasm and "
+    "extracellular matrix pink. Adenocarcinoma of the colon shows irregular glands lined by tall columnar cells with "
+    "large, dark, crowded nuclei, and necrotic debris within the lumen. In lymph node sections, metastatic deposits of"
+    " breast carcinoma form cohesive nests of large pale cells that replace the normal small lymphocytes. Squamous "
+    "cell carcinoma can be recognised by keratin pearls and intercellular bridges. When the image is blurred, or the "
+    "field holds no tissue, the honest answer is that there is not enough evidence."
+)
+
+#: Decodes so many tokens and returns the moments (``time.perf_counter``) at which the first and the last were there.
+Decode = Callable[[int], tuple[float, float]]
+
+
+class _Clock:
+    """A streamer for ``generate`` that notes when tokens arrive."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        if value.numel():  # the prompt comes first; as embeddings it has no tokens
+            self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def contestants(assistant: Any, ids: list[int], images: list[Any]) -> dict[str, Decode]:
+    """Name → a function that decodes after the same prompt. llama.cpp gets text tokens in place of visual ones."""
+    import torch
+
+    embeds = assistant.embed_prompt(ids, images)
+
+    def hugging_face(dtype: torch.dtype) -> Decode:
+        model = assistant.model if dtype == assistant.model.dtype else copy.deepcopy(assistant.model).to(dtype)
+
+        def decode(tokens: int) -> tuple[float, float]:
+            clock = _Clock()
+            model.generate(
+                inputs_embeds=embeds.to(dtype),
+                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                streamer=clock,
+            )
+            return clock.times[0], clock.times[-1]
+
+        return decode
+
+    def ours(tokens: int) -> tuple[float, float]:
+        times = [time.perf_counter() for _ in assistant.engine.generate(embeds, max_new_tokens=tokens)]
+        return times[0], times[-1]
+
+    found = {
+        "Hugging Face generate, float32": hugging_face(torch.float32),
+        "Hugging Face generate, bfloat16": hugging_face(torch.bfloat16),
+        OURS: ours,
+    }
+    try:
+        found[LLAMA_CPP] = llama_cpp([i if i != assistant.model.config.image_token_id else ids[-1] for i in ids])
+    except ImportError:
+        print("xllamacpp is not installed, so llama.cpp is left out: `make setup-dev`", file=sys.stderr)
+    return found
+
+
+def llama_cpp(ids: list[int]) -> Decode:
+    """llama.cpp on the GGUF our language model was dequantised from, with as many threads as torch."""
+    import torch
+    import xllamacpp
+
+    from assistant.model.parts import part_named
+    from assistant.model.store import fetch
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(fetch(part_named("smollm2-135m-instruct")))
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
+    settings.n_ctx, settings.n_parallel, settings.verbosity = 2048, 1, 0
+    server = xllamacpp.Server(settings)
+
+    def decode(tokens: int) -> tuple[float, float]:
+        times: list[float] = []
+
+        def arrived(piece: Any) -> None:
+            if piece["choices"][0]["finish_reason"] is None:  # the closing message has no token
+                times.append(time.perf_counter())
+
+        request = {"prompt": ids, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+        server.handle_completions(request | {"cache_prompt": False}, arrived)
+        return times[0], times[-1]
+
+    return decode
+
+
+def measure_decoding(decoders: dict[str, Decode], rounds: int, tokens: int) -> dict[str, list[float]]:
+    """Tokens a second after the first one, by contestant, one value a round."""
+    rates: dict[str, list[float]] = {name: [] for name in decoders}
+    for decode in decoders.values():
+        decode(4)  # warm up
+    for number in range(rounds):
+        for name, decode in decoders.items():
+            time.sleep(PAUSE)
+            first, last = decode(tokens)
+            rates[name].append((tokens - 1) / (last - first))
+            print(f"round {number + 1}: {name}: {rates[name][-1]:.1f} tokens/s", file=sys.stderr)
+    return rates
+
+
+def fidelity(assistant: Any) -> dict[str, float]:
+    """Our engine's predictions over :data:`TEXT` beside float32's, each step given the true tokens before it."""
+    import torch
+
+    with torch.inference_mode():
+        ids = assistant.processor.tokenizer(TEXT, return_tensors="pt")["input_ids"].to(assistant.model.device)
+        embeds = assistant.model.get_input_embeddings()(ids)
+        exact = torch.log_softmax(assistant.model(inputs_embeds=embeds).logits[0, 1:-1].float().cpu(), -1)
+        step = assistant.engine.stepper(assistant.engine.prefill(embeds[:, :1]), ids.shape[1])
+        ours = torch.log_softmax(torch.stack([step(token) for token in ids[0, 1:-1].tolist()]), -1)
+        true = ids[0, 2:, None].cpu()
+        error = (ours.gather(1, true) - exact.gather(1, true)).squeeze(1)
+        values = {
+            "tokens": float(true.shape[0]),
+            "argmax_agreement": (ours.argmax(-1) == exact.argmax(-1)).float().mean(),
+            "kl_divergence": (exact.exp() * (exact - ours)).sum(-1).mean(),
+            "mean_log_probability_float32": exact.gather(1, true).mean(),
+            "mean_log_probability_ours": ours.gather(1, true).mean(),
+            "mean_absolute_difference": error.abs().mean(),
+            "max_absolute_difference": error.abs().max(),
+        }
+    return {name: round(float(value), 5) for name, value in values.items()}
+
+
+def serve_start() -> None:
+    """What the fresh process does: load, say so, answer, and report as one JSON line each."""
+    import resource
+
+    from assistant import Assistant
+
+    assistant = Assistant.load("embedded", progress=False)
+    print(json.dumps({"ready": True}), flush=True)
+    first_token, whole = [], []
+    for image in sample_images():
+        began = time.perf_counter()
+        pieces = assistant.stream([image], QUESTION, max_new_tokens=32)
+        next(pieces)
+        first_token.append(time.perf_counter() - began)
+        list(pieces)
+        whole.append(time.perf_counter() - began)
+        assistant.ask([image], "Is there a tumour in this field?")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"first_token": first_token, "answer": whole, "peak": peak / 2**30}), flush=True)
+
+
+def measure_start(rounds: int) -> dict[str, list[float]]:
+    """Seconds from launching Python to ready, seconds to the first token, and peak GiB, one process a round."""
+    found: dict[str, list[float]] = {"ready": [], "first_token": [], "first_token_cold": [], "answer": [], "peak": []}
+    command = [sys.executable, "-c", "from eval.bench import serve_start; serve_start()"]
+    for _ in range(rounds):
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - our own code
+            assert child.stdout is not None  # noqa: S101 - for the type checker
+            ready = child.stdout.readline()
+            found["ready"].append(time.perf_counter() - began)
+            rest = child.stdout.readline()
+        if child.returncode or not ready or not rest:
+            raise SystemExit(f"the fresh process ended with exit code {child.returncode}; its error is above")
+        values = json.loads(rest)
+        found["first_token_cold"].append(values["first_token"][0])
+        found["first_token"] += values["first_token"]
+        found["answer"] += values["answer"]
+        found["peak"].append(values["peak"])
+    return found
+
+
+def sample_images() -> list[Any]:
+    """Four quarters of scikit-image's colon field (none of them seen before, so no feature is remembered)."""
+    from PIL import Image
+    from skimage import data
+
+    field = Image.fromarray(data.immunohistochemistry())
+    return [field.crop((x, y, x + 256, y + 256)) for x in (0, 256) for y in (0, 256)]
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on: processor, load and versions."""
+    import psutil
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    versions = {}
+    for name in ("torch", "transformers", "xllamacpp"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "system": platform.platform(terse=True),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_before": [round(load, 2) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"**{middle:.{digits}f}** ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def _met(value: float, goal: float, *, at_least: bool = False) -> str:
+    return "met" if (value >= goal if at_least else value <= goal) else "**not met**"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The report: median (smallest–largest) of every measurement, the goals, the machine, and what was tried."""
+    rates, start, facts, exact = (result[key] for key in ("decoding", "start", "machine", "fidelity"))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    weights = {
+        OURS: f"{result['engine']}, merged weights",
+        LLAMA_CPP: "Q4_1 layers, Q8_0 head: the GGUF our language model comes from, without the adapter",
+    }
+    lines = [
+        "# Speed and memory",
+        "",
+        f"Reprint: `make bench`. Median (smallest–largest) of {result['rounds']} rounds; decoding {result['tokens']} "
+        f"tokens after a prompt of {result['prompt_tokens']}:",
+        "",
+        "| | weights | tokens/s | of llama.cpp |",
+        "|---|---|---|---|",
+    ]
+    for name, values in rates.items():
+        share = f"{median[name] / median[LLAMA_CPP]:.2f}×" if LLAMA_CPP in median else "–"
+        lines.append(f"| {name} | {weights.get(name, 'merged weights')} | {_spread(values)} | {share} |")
+    lines += ["", "| goal | measured | |", "|---|---|---|"]
+    if LLAMA_CPP in median:
+        ratio = median[OURS] / median[LLAMA_CPP]
+        lines.append(
+            f"| decoding ≥ {GOALS['ratio']}× llama.cpp | {ratio:.2f}× | {_met(ratio, GOALS['ratio'], at_least=True)} |"
+        )
+    for key, words, unit, digits in (
+        ("ready", "start to ready", "s", 1),
+        ("first_token", "first token with one image", "s", 2),
+        ("peak", "peak memory", "GiB", 2),
+    ):
+        state = _met(max(start[key]), GOALS[key])
+        lines.append(f"| {words} ≤ {GOALS[key]:.0f} {unit} | {_spread(start[key], digits)} {unit} | {state} |")
+    lines += [
+        "",
+        f"First token in a process that has not answered yet: {_spread(start['first_token_cold'], 2)} s. "
+        f"Whole answer of up to 32 tokens: {_spread(start['answer'], 2)} s.",
+        "",
+        f"Our decoding against float32 over {exact['tokens']:.0f} tokens of text: the likeliest token agrees in "
+        f"{exact['argmax_agreement']:.1%}; log-probability of the true token {exact['mean_log_probability_ours']:.4f} "
+        f"against {exact['mean_log_probability_float32']:.4f} on average, absolute difference "
+        f"{exact['mean_absolute_difference']:.3f} on average, {exact['max_absolute_difference']:.3f} at most; "
+        f"divergence {exact['kl_divergence']:.4f} nats. Options of closed questions are scored in float32.",
+        "",
+        f"Machine: {facts['processor']}, {facts['cores']} cores ({', '.join(facts['flags'])}), {facts['memory_gib']} "
+        f"GiB, {facts['threads']} threads, load {facts['load_before'][0]} before; Python {facts['python']}, "
+        f"torch {facts['torch']}, transformers {facts['transformers']}, xllamacpp {facts['xllamacpp']}.",
+        "",
+        TRIED.read_text(encoding="utf-8"),
+    ]
+    return "\n".join(lines)
+
+
+def run(rounds: int = 3, tokens: int = 64) -> dict[str, Any]:
+    """All measurements, as written to the JSON file."""
+    from assistant import Assistant
+    from assistant.chat.prompt import Turn
+
+    facts = machine()
+    assistant = Assistant.load("embedded")  # also puts the model together, so that the starts below are warm ones
+    image = sample_images()[0]
+    ids = assistant.prompt_ids([Turn("user", QUESTION, (image,))])
+    result = {
+        "machine": facts,
+        "engine": type(assistant.engine).__name__,
+        "revision": assistant.revision,
+        "rounds": rounds,
+        "tokens": tokens,
+        "prompt_tokens": len(ids),
+        "fidelity": fidelity(assistant),
+        "decoding": measure_decoding(contestants(assistant, ids, [image]), rounds, tokens),
+    }
+    del assistant
+    gc.collect()
+    return result | {"start": measure_start(rounds)}
+
+
+def main() -> None:
+    """Command line: ``python -m eval.bench [--out FILE.json] [--rounds N] [--tokens N]``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("eval/results/bench.json"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64)
+    options = parser.parse_args()
+    result = run(options.rounds, options.tokens)
+    table = markdown(result)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in ((options.out, json.dumps(result, indent=1) + "\n"), (options.out.with_suffix(".md"), table)):
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
