@@ -60,11 +60,15 @@ bench: setup-dev weights
 # The answers are stored beside the table, so this takes as long as loading the model; move them away to measure anew.
 results: weights
 	$(BIN)/pathassist eval vqa --model embedded --out eval/results
+	$(BIN)/pathassist eval free --model embedded --out eval/results
 
-# make train RESUME=--resume goes on from the last checkpoint.
+# make train RESUME=--resume goes on from the last checkpoint. The results go into assistant/weights/embedded.
 train: setup
 	set -e; for stage in $(STAGES); do \
 	  $(BIN)/pathassist train $$stage --recipe training/recipes/embedded-$$stage.yaml $(RESUME); done
+	$(BIN)/pathassist train instruct --recipe training/recipes/embedded-polish.yaml --out runs/polish $(RESUME)
+	$(BIN)/python -m training.run publish
+	$(BIN)/python -m eval.vqa --fit && $(BIN)/python -m eval.free --fit
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

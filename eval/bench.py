@@ -297,7 +297,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{exact['argmax_agreement']:.1%}; log-probability of the true token {exact['mean_log_probability_ours']:.4f} "
         f"against {exact['mean_log_probability_float32']:.4f} on average, absolute difference "
         f"{exact['mean_absolute_difference']:.3f} on average, {exact['max_absolute_difference']:.3f} at most; "
-        f"divergence {exact['kl_divergence']:.4f} nats. Options of closed questions are scored in float32.",
+        f"divergence {exact['kl_divergence']:.4f} nats. Prefill and scoring use bfloat16 where the processor has it.",
         "",
         f"Machine: {facts['processor']}, {facts['cores']} cores ({', '.join(facts['flags'])}), {facts['memory_gib']} "
         f"GiB, {facts['threads']} threads, load {facts['load_before'][0]} before; Python {facts['python']}, "

@@ -130,18 +130,22 @@ def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation]
 
 
 def publish(runs: Path, weights: Path) -> None:
-    """Copy tower, connector and adapter of finished runs into the shipped weights (whole files only)."""
+    """Copy tower, connector and adapter of finished runs into the shipped weights.
+
+    Connector and adapter come from ``runs/polish``, the last stage, or from ``runs/instruct`` where there is none.
+    """
     from assistant.model.vlm import write_sums
 
+    last = runs / "polish" if (runs / "polish" / "adapter").is_dir() else runs / "instruct"
     weights.mkdir(parents=True, exist_ok=True)
     for source, name in (
         (runs / "tower" / "model.safetensors", "tower.safetensors"),
-        (runs / "instruct" / "connector.safetensors", "connector.safetensors"),
+        (last / "connector.safetensors", "connector.safetensors"),
     ):
         shutil.copyfile(source, weights / (name + ".tmp"))
         os.replace(weights / (name + ".tmp"), weights / name)
     shutil.rmtree(weights / "adapter", ignore_errors=True)
-    shutil.copytree(runs / "instruct" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(last / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
     write_sums(weights)
 
 

@@ -38,13 +38,16 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 class StageRecipe:
     """Settings of one stage; files under ``training/recipes`` hold them.
 
-    ``mixed_precision`` ``auto`` takes bf16 where the processor has bf16 instructions and fp32 elsewhere.
+    ``tower``, ``connector`` and ``adapter`` name files and a folder to start from (for the tower the shipped one is the
+    default, the others start afresh). ``mixed_precision`` ``auto`` takes bf16 where the processor has
+    bf16 instructions and fp32 elsewhere.
     """
 
     stage: str = "instruct"
     preset: str = "embedded"
     tower: str | None = None
     connector: str | None = None
+    adapter: str | None = None
     data: tuple[str, ...] = ()
     image_root: str | None = None
     build: int = 20_000
@@ -233,6 +236,8 @@ def train_stage(
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
 
     batches = Batches(samples, store, recipe, pad=processor.tokenizer.pad_token_id)
     accelerator = Accelerator(mixed_precision=precision(recipe.mixed_precision), cpu=not torch.cuda.is_available())
@@ -240,6 +245,9 @@ def train_stage(
     model.requires_grad_(False)
     if recipe.stage == "instruct":
         model = add_lora(model, recipe)
+        if recipe.adapter:
+            state = load_file(Path(recipe.adapter) / "adapter_model.safetensors")
+            set_peft_model_state_dict(model, {k: v.float() for k, v in state.items()})
     base = model.get_base_model() if recipe.stage == "instruct" else model
     projector = base.model.multi_modal_projector
     projector.requires_grad_(True)

@@ -115,7 +115,7 @@ def _earlier(records: Sequence[Record]) -> str:
         return ""
     folded = "".join(
         f'<details class="evidence"><summary><span>{escape(r.question)}</span>'
-        f"<span>{_state(r.answer)}, {r.answer.confidence:.0%}</span></summary>{_body(r)}</details>"
+        f"<span>{_state(r.answer)}, {round(100 * r.answer.confidence)} %</span></summary>{_body(r)}</details>"
         for r in reversed(records)
     )
     return f'<section class="earlier" aria-label="Earlier answers"><h2>Earlier answers</h2>{folded}</section>'
@@ -123,12 +123,12 @@ def _earlier(records: Sequence[Record]) -> str:
 
 def _body(record: Record) -> str:
     answer = record.answer
-    low = "below" if answer.confidence < record.threshold else "at or above"
+    low = "Below" if answer.confidence < record.threshold else "At or above"
     parts = [
         _verdict(answer),
         f'<p class="asked" title="{escape(record.question)}">{escape(record.question)}</p>',
         _bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold),
-        f'<p class="meta">{low} the threshold of {record.threshold:.0%}</p>',
+        f'<p class="meta">{low} the threshold of {round(100 * record.threshold)} %</p>',
     ]
     if answer.warnings:
         items = "".join(f"<li>{escape(w[:1].upper() + w[1:])}</li>" for w in answer.warnings)
@@ -205,7 +205,7 @@ def _bar(label: str, share: float, word: str, *, small: bool = False, tick: floa
     percent = round(100 * min(1.0, max(0.0, share)))
     text = f"{percent} %" + (f", {word}" if word else "")
     mark = "" if tick is None else f'<div class="tick" style="left:{tick:.0%}"></div>'
-    kind = "bar small" if small else f"bar {word}"
+    kind = "bar small" if small else f"bar confidence {word}"
     return (
         f'<div class="{kind}"><div class="label"><span>{escape(label)}</span><span>{text}</span></div>'
         f'<div class="track" role="meter" aria-label="{escape(label)}" aria-valuetext="{text}" aria-valuemin="0" '

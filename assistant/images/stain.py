@@ -95,15 +95,16 @@ class StainNormaliser:
         """
         pixels = np.asarray(reference.convert("RGB"))
         reason = _unsuitable(pixels)
+        stains: _Stains | None = None
         if not reason and self.method != "reinhard":
-            self._reference, reason = self._stains(pixels)
+            stains, reason = self._stains(pixels)
         if reason:
             raise BadInput(f"the stain reference {reason}; choose an H&E field rich in both stains")
         if self.method == "reinhard":
             self._torchstain.fit(pixels[_tissue(pixels)][np.newaxis])
         elif self.method == "macenko":
             self._torchstain.fit(pixels)
-        self._fitted = True
+        self._reference, self._fitted = stains, True
         return self
 
     def transform(self, image: Image.Image) -> StainResult:
@@ -177,8 +178,7 @@ def _density(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _tissue(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where any channel of [H, W, 3] is darkened by a stain, [H, W]."""
-    tissue: NDArray[np.bool_] = (_density(pixels) >= _STAINED).any(axis=-1)
-    return tissue
+    return np.asarray((_density(pixels) >= _STAINED).any(axis=-1))
 
 
 def _unsuitable(pixels: NDArray[np.uint8]) -> str:
@@ -191,8 +191,8 @@ def _unsuitable(pixels: NDArray[np.uint8]) -> str:
         return "is greyscale"
     red, green, blue = tissue.astype(int).T
     saturation = (high - low) / np.maximum(high, 1)
-    # Eosin and erythrocytes keep more blue than green however dark they are; red pens do not.
-    ink = (saturation > 0.6) & (high > 100) & (blue <= green + 25)
+    # Bright, saturated and hardly bluer than green: red pens. Eosin keeps its blue, dense nuclei are not bright.
+    ink = (saturation > 0.6) & (high > 140) & (blue <= green + 25)
     absorbs_green = (green <= red * 1.02 + 1) & (green <= blue * 1.02 + 1)
     if absorbs_green.mean() < _GREEN_SHARE:
         return f"is not coloured like H&E ({absorbs_green.mean():.0%} of its stained pixels absorb green most)"

@@ -99,7 +99,10 @@ def answered(page: Any, text: str) -> None:
 def test_first_sight(page: Any) -> None:
     assert page.get_by_role("note").get_by_text(DISCLAIMER).is_visible()
     assert page.locator("#pa-chat .example").count() == 3
-    assert page.locator("#pa-composer textarea").is_visible()
+    page.get_by_role("textbox", name="Your question").wait_for()
+    for name in ("Upload a file", "Submit", "Settings", "New conversation"):
+        assert page.get_by_role("button", name=name).is_visible()
+    assert page.get_by_role("button", name="Share").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     shot(page, "empty")
 

@@ -340,7 +340,7 @@ def test_parts_without_content_are_left_out() -> None:
     for heading in ("Options weighed", "About the image", "Regions", "Tools", "Similar cases", "Earlier answers"):
         assert heading not in shown
     assert "Research use only, not for diagnosis." in shown
-    assert "at or above the threshold of 40%" in shown
+    assert "At or above the threshold of 40 %" in shown
 
 
 def test_all_evidence_is_shown_and_escaped(field: Image.Image) -> None:

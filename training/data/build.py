@@ -34,6 +34,11 @@ WEIGHTS = {
     "lung": 6.0, "oral": 6.0, "node": 6.0, "cells": 1.0,
 }  # fmt: skip
 _CHOICE_KINDS = {"organ", "stain", "diagnosis", "findings", "category", "lung", "oral", "node"}
+#: The marker of an immunostain cannot be seen in a field, so any marker's name stands for "IHC" among other stains.
+MARKERS = (
+    "Ki-67", "CD3", "CD20", "p53", "HER2", "chromogranin", "synaptophysin", "cytokeratin", "CD117", "S100", "ER",
+    "Helicobacter pylori",
+)  # fmt: skip
 _BLANKS = ((255, 255, 255), (244, 240, 246), (236, 226, 234), (0, 0, 0), (128, 128, 128), (250, 245, 225))
 
 
@@ -92,13 +97,18 @@ class Builder:
             if form == "unanswerable" or not kinds:
                 turns.append((rng.choice(phrases.UNANSWERABLE), rng.choice(phrases.CANNOT_TELL)))
                 continue
-            kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
+            rare = record.facts.get("stain", "H&E") != "H&E"
+            kind = rng.choices(kinds, [WEIGHTS[k] * (4 if rare and k == "stain" else 1) for k in kinds])[0]
             kinds.remove(kind)
             turns.append(self._ask(record, kind, form, rng))
         return turns
 
     def _ask(self, record: Record, kind: str, form: str, rng: random.Random) -> tuple[str, str]:
         right = record.facts[kind]
+        if kind == "stain" and right.endswith("IHC"):
+            right = rng.choice((right, "immunohistochemistry", f"{rng.choice(MARKERS)} IHC"))
+        if kind == "diagnosis" and form == "choice" and rng.random() < 0.5:
+            right = _paraphrase(record, rng) or right
         if form == "yes_no" and kind in phrases.YES_NO:
             asked, truth = right, "Yes"
             if rng.random() < 0.5:
@@ -107,7 +117,7 @@ class Builder:
             return rng.choice(phrases.YES_NO[kind]).format(asked), truth
         stem = rng.choice(phrases.ASK[kind])
         if form == "choice" and kind in _CHOICE_KINDS:
-            options, _ = self._options(kind, right, rng)
+            options, _ = self._options(kind, right, rng, record.facts[kind])
             keep = rng.choice((4, 4, 4, 3, 5, 2))
             if keep < 4:
                 wrong = [o for o in options if o != right][: keep - 1]
@@ -119,8 +129,16 @@ class Builder:
         text = said.format(right)
         return stem, text[0].upper() + text[1:]
 
-    def _options(self, kind: str, right: str, rng: random.Random) -> tuple[tuple[str, ...], int]:
+    def _options(
+        self, kind: str, right: str, rng: random.Random, true: str | None = None
+    ) -> tuple[tuple[str, ...], int]:
         pool = self.findings if kind == "findings" else vocabulary(kind, self.diagnoses)
+        if kind == "stain":
+            pool = (*(o for o in pool if not o.endswith("IHC")), "immunohistochemistry", f"{rng.choice(MARKERS)} IHC")
+            if "immuno" in right or right.endswith("IHC"):
+                pool = tuple(o for o in pool if "immuno" not in o and not o.endswith("IHC"))
+        if kind == "diagnosis" and true is not None:
+            pool = tuple(o for o in pool if o != true)
         return draw_options(kind, right, rng, pool)
 
     def _any_question(self, rng: random.Random) -> str:
@@ -149,6 +167,18 @@ class Builder:
         return _conversation((first.image, second.image), [turn], first.group)
 
 
+def _paraphrase(record: Record, rng: random.Random) -> str | None:
+    """The diagnosis in words that name no disease, so that an unknown name can win when no known one fits."""
+    organ, category = record.facts.get("organ"), record.facts.get("category")
+    ways = [record.facts.get("findings")]
+    if organ and category:
+        noun = (
+            category if category.split()[-1] in ("neoplasm", "lesion", "body", "heterotopia") else f"{category} disease"
+        )
+        ways += [f"{noun} of the {organ}", f"{organ}, {noun}"]
+    return rng.choice([w for w in ways if w] or [None])
+
+
 def _record_weights(records: list[Record]) -> list[float]:
     """Sets weigh by the square root of their size, times two for the atlas, whose organs weigh alike."""
     sets = Counter(r.dataset for r in records)
@@ -159,6 +189,7 @@ def _record_weights(records: list[Record]) -> list[float]:
         w = factor.get(r.dataset, 1.0) / sets[r.dataset] ** 0.5
         if r.dataset == "atlas":
             w *= (len(records) / len(slides) / slides[r.facts.get("organ", "")]) ** 0.5
+            w *= 1.0 if r.facts["stain"] == "H&E" else 2.5  # few slides have another stain
         out.append(w)
     return out
 
