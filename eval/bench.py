@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import os
 import platform
@@ -31,7 +30,7 @@ OURS, LLAMA_CPP = "ours", "llama.cpp"
 PAUSE = 0.5  # seconds between contestants: idle worker threads spin for a while before they sleep
 FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm")
 TRIED = Path(__file__).with_name("bench-tried.md")
-#: Prose of about 160 tokens to compare predictions over.
+#: Prose of about 200 tokens to compare predictions over.
 TEXT = (
     "Histopathology is the microscopic examination of tissue in order to study the manifestations of disease. The "
     "tissue is fixed in formalin and embedded in paraffin wax so that it can be cut into thin sections with a "
@@ -39,8 +38,10 @@ TEXT = (
     "extracellular matrix pink. Adenocarcinoma of the colon shows irregular glands lined by tall columnar cells with "
     "large, dark, crowded nuclei, and necrotic debris within the lumen. In lymph node sections, metastatic deposits of"
     " breast carcinoma form cohesive nests of large pale cells that replace the normal small lymphocytes. Squamous "
-    "cell carcinoma can be recognised by keratin pearls and intercellular bridges. When the image is blurred, or the "
-    "field holds no tissue, the honest answer is that there is not enough evidence."
+    "cell carcinoma can be recognised by keratin pearls and intercellular bridges. The tumour stroma shows a dense "
+    "desmoplastic reaction with many fibroblasts and collagen fibres; eosinophils, plasma cells and lymphocytes are "
+    "scattered through it. When the image is blurred, or the field holds no tissue, the honest answer is that there is"
+    " not enough evidence."
 )
 
 #: Decodes so many tokens and returns the moments (``time.perf_counter``) at which the first and the last were there.
@@ -194,7 +195,6 @@ def measure_start(rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - our own code
-            assert child.stdout is not None  # noqa: S101 - for the type checker
             ready = child.stdout.readline()
             found["ready"].append(time.perf_counter() - began)
             rest = child.stdout.readline()
@@ -223,8 +223,8 @@ def machine() -> dict[str, Any]:
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    lines = (line.partition(":") for line in (cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []))
+    facts = {key.strip(): value.strip() for key, _, value in lines}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     versions = {}
     for name in ("torch", "transformers", "xllamacpp"):
@@ -247,8 +247,7 @@ def machine() -> dict[str, Any]:
 
 
 def _spread(values: list[float], digits: int = 1) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"**{middle:.{digits}f}** ({low:.{digits}f}–{high:.{digits}f})"
+    return f"**{statistics.median(values):.{digits}f}** ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def _met(value: float, goal: float, *, at_least: bool = False) -> str:
@@ -327,8 +326,6 @@ def run(rounds: int = 3, tokens: int = 64) -> dict[str, Any]:
         "fidelity": fidelity(assistant),
         "decoding": measure_decoding(contestants(assistant, ids, [image]), rounds, tokens),
     }
-    del assistant
-    gc.collect()
     return result | {"start": measure_start(rounds)}
 
 

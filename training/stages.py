@@ -234,13 +234,18 @@ def train_stage(
     Returns:
         The loss of every step run in this call.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import set_seed
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     batches = Batches(samples, store, recipe, pad=processor.tokenizer.pad_token_id)
-    accelerator = Accelerator(mixed_precision=precision(recipe.mixed_precision), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision=precision(recipe.mixed_precision),
+        cpu=not torch.cuda.is_available(),
+        # A batch without an image leaves the connector unused.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     set_seed(recipe.seed)
     model.requires_grad_(False)
     if recipe.stage == "instruct":

@@ -16,7 +16,7 @@ QUESTIONS = (
     ("Organ, in a crop of it", "crop.png", "Which organ is this tissue from?\nA) liver\nB) colon\nC) brain\nD) skin"),
     ("Haematoxylin channel only", "haematoxylin.png", "Is this an H&E stain?"),
 )
-SOURCE = "Example images: scikit-image's immunohistochemistry sample (colon, DAB), a crop of it, and its haematoxylin channel."
+SOURCE = "Examples: scikit-image's immunohistochemistry sample (colon, DAB), a crop of it, its haematoxylin channel."
 
 
 def write_examples(folder: Path) -> list[tuple[str, Path, str]]:

@@ -19,6 +19,8 @@ SHOTS = os.environ.get("PATHASSIST_SHOTS")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
+    # gradio's own statistics use an option that pandas has deprecated; as an error it would end gradio's queue.
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)"),
 ]
 DISCLAIMER = "Research use only, not for diagnosis."
@@ -93,6 +95,7 @@ def ask(page: Any, text: str) -> None:
 def answered(page: Any, text: str) -> None:
     page.locator("#pa-chat .bot").get_by_text(text).first.wait_for()
     page.locator("#pa-evidence .verdict").first.wait_for()
+    page.locator("#pa-composer .submit-button").wait_for()
 
 
 @BOTH
@@ -160,6 +163,7 @@ def test_a_program_is_not_taken(page: Any, tmp_path: Path) -> None:
     program.write_bytes(b"MZ" + bytes(100))
     page.locator("#pa-composer input[type=file]").set_input_files(str(program))
     page.get_by_text("nvalid file type").first.wait_for()
+    page.wait_for_timeout(1_000)  # the toast fades in
     shot(page, "program")
 
 

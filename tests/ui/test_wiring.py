@@ -14,6 +14,8 @@ from tests.serving import image_part, png, user
 from tests.ui.conftest import ShowAssistant, served
 from ui.app import launch
 
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+
 
 @pytest.fixture(scope="module")
 def client(page_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
