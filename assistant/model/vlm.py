@@ -86,7 +86,7 @@ def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> t
 
 def write_sums(weights: Path) -> None:
     """Write ``SHA256SUMS`` over every shipped file of ``weights``; ``pathassist doctor`` compares with it."""
-    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.suffix != ".md" and p.name != "SHA256SUMS")
     lines = [f"{sha256(path)}  {path.relative_to(weights).as_posix()}" for path in files]
     temporary = weights / "SHA256SUMS.tmp"
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
