@@ -1,4 +1,4 @@
-"""Images in: safe decoding, warnings about unusual fields, and stain handling."""
+"""Images in: safe decoding, and warnings about unusual fields."""
 
 from __future__ import annotations
 
