@@ -52,6 +52,13 @@ PAGE_HEADERS = {
     "x-frame-options": "DENY",
 }
 
+# Gradio hides the label of the question box without tying it to the box, so screen readers would find no name.
+NAME_THE_BOX = """() => {
+  const name = () => document.querySelector('#pa-composer textarea')?.setAttribute('aria-label', 'Your question');
+  name();
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}"""
+
 
 def build(assistant: Assistant) -> gr.Blocks:
     """The page around an assistant.
@@ -182,6 +189,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
         auth_message=escape(DISCLAIMER) if auth else None,
         theme=theme(),
         css_paths=CSS,
+        js=NAME_THE_BOX,
         favicon_path=str(ICON),
         footer_links=[],
         allowed_paths=[],

@@ -82,7 +82,9 @@ def shot(page: Any, name: str) -> None:
 
 
 def upload(page: Any, *paths: str) -> None:
-    page.locator("#pa-composer input[type=file]").set_input_files(list(paths))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload a file").click()
+    chooser.value.set_files(list(paths))
     page.locator("#pa-composer .thumbnail-item").nth(len(paths) - 1).wait_for()
 
 
@@ -132,7 +134,7 @@ def test_text_streams_and_can_be_stopped(page: Any, page_assistant: ShowAssistan
     page.locator("#pa-chat .bot").get_by_text("#").wait_for()
     assert "three" not in page.locator("#pa-chat .bot").first.inner_text()
     shot(page, "streaming")
-    page.locator("#pa-composer .stop-button").click()
+    page.get_by_role("button", name="Stop").click()
     page.locator("#pa-evidence").get_by_text("Stopped").first.wait_for()
     assert page_assistant.cancelled == before + 1
     assert page.locator("#pa-composer .submit-button").is_visible()
@@ -158,12 +160,17 @@ def test_a_corrupt_file_is_told_where_one_looks(page: Any, tmp_path: Path) -> No
     shot(page, "error")
 
 
+@BOTH
 def test_a_program_is_not_taken(page: Any, tmp_path: Path) -> None:
     program = tmp_path / "setup.exe"
     program.write_bytes(b"MZ" + bytes(100))
     page.locator("#pa-composer input[type=file]").set_input_files(str(program))
     page.get_by_text("nvalid file type").first.wait_for()
     page.wait_for_timeout(1_000)  # the toast fades in
+    note = page.get_by_role("note").get_by_text(DISCLAIMER)
+    on_top = "e => { const r = e.getBoundingClientRect();"
+    on_top += " return document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2) === e }"
+    assert note.evaluate(on_top), "the message covers the disclaimer"
     shot(page, "program")
 
 
