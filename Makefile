@@ -8,17 +8,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 STAGES := tower connector instruct
 
-.PHONY: chat test test-browser setup setup-dev lint bench results train clean chromium weights
+.PHONY: chat test setup setup-dev lint bench results train clean chromium weights
 
 chat: weights
 	$(BIN)/pathassist ui --open
 
-test: setup-dev weights
-	$(BIN)/python -m pytest -m "not browser"
-
-# The page in chromium; apart from `test` while some of these time out on uploads.
-test-browser: setup-dev chromium weights
-	$(BIN)/python -m pytest -m browser
+test: setup-dev chromium weights
+	$(BIN)/python -m pytest
 
 setup: $(VENV)/.setup
 setup-dev: $(VENV)/.setup-dev
