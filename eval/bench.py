@@ -6,12 +6,13 @@ One run measures, and writes as JSON and Markdown:
   (``xllamacpp``), on a prompt of the same length, by turns within each round, so that all meet the same machine;
 - what our engine's 8-bit decoding changes: its predictions against float32 over a fixed text;
 - in a fresh process: start to ready, first token with one image, peak memory.
+
+Everything timed runs in processes of its own (:mod:`eval.bench_workers`).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
@@ -19,16 +20,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-QUESTION = "Describe what this field shows and name the tissue."
+from eval.bench_workers import HF_BFLOAT16, HF_FLOAT32, LLAMA_CPP, OURS, QUESTION, sample_images
+
 GOALS = {"ready": 10.0, "first_token": 2.0, "peak": 3.0, "ratio": 0.6}
-OURS, LLAMA_CPP = "ours", "llama.cpp"
-PAUSE = 0.5  # seconds between contestants: idle worker threads spin for a while before they sleep
+PAUSE = 0.5  # seconds between contestants: threads of the last one spin for a while before they sleep
 FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm")
+LLAMA_CPP_PACKAGE = "xllamacpp"
 TRIED = Path(__file__).with_name("bench-tried.md")
 #: Prose of about 200 tokens to compare predictions over.
 TEXT = (
@@ -44,92 +47,42 @@ TEXT = (
     " not enough evidence."
 )
 
-#: Decodes so many tokens and returns the moments (``time.perf_counter``) at which the first and the last were there.
-Decode = Callable[[int], tuple[float, float]]
+
+class Worker:
+    """A function of :mod:`eval.bench_workers` in a process of its own, which answers in lines of JSON.
+
+    Apart from each other because they are not independent inside one process: beside a loaded llama.cpp our decoding
+    took more than twice as long.
+    """
+
+    def __init__(self, function: str, *arguments: Any) -> None:
+        code = f"import json, sys; from eval.bench_workers import {function}; {function}(*json.loads(sys.argv[1]))"
+        command = [sys.executable, "-c", code, json.dumps(arguments)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+    def read(self) -> Any:
+        """The next answer; anything else a library prints is passed over."""
+        for line in self.process.stdout or ():
+            if line.startswith(("{", "[")):
+                return json.loads(line)
+        raise SystemExit(f"a process of the benchmark ended with exit code {self.process.wait()}; its error is above")
+
+    def decode(self, tokens: int) -> float:
+        """Tokens a second, for a worker that decodes."""
+        print(tokens, file=self.process.stdin, flush=True)
+        return float(self.read()["rate"])
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:  # closes the pipes, which ends it, and waits
+            pass
 
 
-class _Clock:
-    """A streamer for ``generate`` that notes when tokens arrive."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Any) -> None:
-        if value.numel():  # the prompt comes first; as embeddings it has no tokens
-            self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def contestants(assistant: Any, ids: list[int], images: list[Any]) -> dict[str, Decode]:
-    """Name → a function that decodes after the same prompt. llama.cpp gets text tokens in place of visual ones."""
-    import torch
-
-    embeds = assistant.embed_prompt(ids, images)
-
-    def hugging_face(dtype: torch.dtype) -> Decode:
-        model = assistant.model if dtype == assistant.model.dtype else copy.deepcopy(assistant.model).to(dtype)
-
-        def decode(tokens: int) -> tuple[float, float]:
-            clock = _Clock()
-            model.generate(
-                inputs_embeds=embeds.to(dtype),
-                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-                streamer=clock,
-            )
-            return clock.times[0], clock.times[-1]
-
-        return decode
-
-    def ours(tokens: int) -> tuple[float, float]:
-        times = [time.perf_counter() for _ in assistant.engine.generate(embeds, max_new_tokens=tokens)]
-        return times[0], times[-1]
-
-    found = {
-        "Hugging Face generate, float32": hugging_face(torch.float32),
-        "Hugging Face generate, bfloat16": hugging_face(torch.bfloat16),
-        OURS: ours,
-    }
-    try:
-        found[LLAMA_CPP] = llama_cpp([i if i != assistant.model.config.image_token_id else ids[-1] for i in ids])
-    except ImportError:
-        print("xllamacpp is not installed, so llama.cpp is left out: `make setup-dev`", file=sys.stderr)
-    return found
-
-
-def llama_cpp(ids: list[int]) -> Decode:
-    """llama.cpp on the GGUF our language model was dequantised from, with as many threads as torch."""
-    import torch
-    import xllamacpp
-
-    from assistant.model.parts import part_named
-    from assistant.model.store import fetch
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(fetch(part_named("smollm2-135m-instruct")))
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
-    settings.n_ctx, settings.n_parallel, settings.verbosity = 2048, 1, 0
-    server = xllamacpp.Server(settings)
-
-    def decode(tokens: int) -> tuple[float, float]:
-        times: list[float] = []
-
-        def arrived(piece: Any) -> None:
-            if piece["choices"][0]["finish_reason"] is None:  # the closing message has no token
-                times.append(time.perf_counter())
-
-        request = {"prompt": ids, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-        server.handle_completions(request | {"cache_prompt": False}, arrived)
-        return times[0], times[-1]
-
-    return decode
-
-
-def measure_decoding(decoders: dict[str, Decode], rounds: int, tokens: int) -> dict[str, list[float]]:
+def measure_decoding(
+    decoders: Mapping[str, Callable[[int], float]], rounds: int, tokens: int
+) -> dict[str, list[float]]:
     """Tokens a second after the first one, by contestant, one value a round."""
     rates: dict[str, list[float]] = {name: [] for name in decoders}
     for decode in decoders.values():
@@ -137,10 +90,38 @@ def measure_decoding(decoders: dict[str, Decode], rounds: int, tokens: int) -> d
     for number in range(rounds):
         for name, decode in decoders.items():
             time.sleep(PAUSE)
-            first, last = decode(tokens)
-            rates[name].append((tokens - 1) / (last - first))
+            rates[name].append(decode(tokens))
             print(f"round {number + 1}: {name}: {rates[name][-1]:.1f} tokens/s", file=sys.stderr)
     return rates
+
+
+def race(ids: list[int], threads: int, rounds: int, tokens: int) -> dict[str, list[float]]:
+    """:func:`measure_decoding` with every contestant that is installed."""
+    names = [HF_FLOAT32, HF_BFLOAT16, OURS, LLAMA_CPP]
+    if _version(LLAMA_CPP_PACKAGE) is None:
+        print("xllamacpp is not installed, so llama.cpp is left out: `make setup-dev`", file=sys.stderr)
+        names.remove(LLAMA_CPP)
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker("serve_decoding", name, ids, threads)) for name in names}
+        for worker in workers.values():
+            worker.read()  # loaded
+        return measure_decoding({name: worker.decode for name, worker in workers.items()}, rounds, tokens)
+
+
+def measure_start(rounds: int) -> dict[str, list[float]]:
+    """Seconds from launching Python to ready, seconds to the first token, and peak GiB, one process a round."""
+    found: dict[str, list[float]] = {"ready": [], "first_token": [], "first_token_cold": [], "answer": [], "peak": []}
+    for _ in range(rounds):
+        began = time.perf_counter()
+        with Worker("serve_start") as worker:
+            worker.read()
+            found["ready"].append(time.perf_counter() - began)
+            values = worker.read()
+        found["first_token_cold"].append(values["first_token"][0])
+        found["first_token"] += values["first_token"]
+        found["answer"] += values["answer"]
+        found["peak"].append(values["peak"])
+    return found
 
 
 def fidelity(assistant: Any) -> dict[str, float]:
@@ -167,54 +148,11 @@ def fidelity(assistant: Any) -> dict[str, float]:
     return {name: round(float(value), 5) for name, value in values.items()}
 
 
-def serve_start() -> None:
-    """What the fresh process does: load, say so, answer, and report as one JSON line each."""
-    import resource
-
-    from assistant import Assistant
-
-    assistant = Assistant.load("embedded", progress=False)
-    print(json.dumps({"ready": True}), flush=True)
-    first_token, whole = [], []
-    for image in sample_images():
-        began = time.perf_counter()
-        pieces = assistant.stream([image], QUESTION, max_new_tokens=32)
-        next(pieces)
-        first_token.append(time.perf_counter() - began)
-        list(pieces)
-        whole.append(time.perf_counter() - began)
-        assistant.ask([image], "Is there a tumour in this field?")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"first_token": first_token, "answer": whole, "peak": peak / 2**30}), flush=True)
-
-
-def measure_start(rounds: int) -> dict[str, list[float]]:
-    """Seconds from launching Python to ready, seconds to the first token, and peak GiB, one process a round."""
-    found: dict[str, list[float]] = {"ready": [], "first_token": [], "first_token_cold": [], "answer": [], "peak": []}
-    command = [sys.executable, "-c", "from eval.bench import serve_start; serve_start()"]
-    for _ in range(rounds):
-        began = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - our own code
-            ready = child.stdout.readline()
-            found["ready"].append(time.perf_counter() - began)
-            rest = child.stdout.readline()
-        if child.returncode or not ready or not rest:
-            raise SystemExit(f"the fresh process ended with exit code {child.returncode}; its error is above")
-        values = json.loads(rest)
-        found["first_token_cold"].append(values["first_token"][0])
-        found["first_token"] += values["first_token"]
-        found["answer"] += values["answer"]
-        found["peak"].append(values["peak"])
-    return found
-
-
-def sample_images() -> list[Any]:
-    """Four quarters of scikit-image's colon field (none of them seen before, so no feature is remembered)."""
-    from PIL import Image
-    from skimage import data
-
-    field = Image.fromarray(data.immunohistochemistry())
-    return [field.crop((x, y, x + 256, y + 256)) for x in (0, 256) for y in (0, 256)]
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, Any]:
@@ -226,12 +164,6 @@ def machine() -> dict[str, Any]:
     lines = (line.partition(":") for line in (cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []))
     facts = {key.strip(): value.strip() for key, _, value in lines}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    versions = {}
-    for name in ("torch", "transformers", "xllamacpp"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "system": platform.platform(terse=True),
@@ -242,7 +174,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-        **versions,
+        **{name: _version(name) or "not installed" for name in ("torch", "transformers", LLAMA_CPP_PACKAGE)},
     }
 
 
@@ -314,8 +246,8 @@ def run(rounds: int = 3, tokens: int = 64) -> dict[str, Any]:
 
     facts = machine()
     assistant = Assistant.load("embedded")  # also puts the model together, so that the starts below are warm ones
-    image = sample_images()[0]
-    ids = assistant.prompt_ids([Turn("user", QUESTION, (image,))])
+    ids = assistant.prompt_ids([Turn("user", QUESTION, tuple(sample_images()[:1]))])
+    image_token = assistant.model.config.image_token_id
     result = {
         "machine": facts,
         "engine": type(assistant.engine).__name__,
@@ -324,9 +256,12 @@ def run(rounds: int = 3, tokens: int = 64) -> dict[str, Any]:
         "tokens": tokens,
         "prompt_tokens": len(ids),
         "fidelity": fidelity(assistant),
-        "decoding": measure_decoding(contestants(assistant, ids, [image]), rounds, tokens),
     }
-    return result | {"start": measure_start(rounds)}
+    del assistant
+    text_ids = [ids[-1] if token == image_token else token for token in ids]  # llama.cpp has no visual tokens
+    result["decoding"] = race(text_ids, facts["threads"], rounds, tokens)
+    result["start"] = measure_start(rounds)
+    return result
 
 
 def main() -> None:

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from assistant.chat.prompt import Turn
 from eval import bench
+from eval.bench_workers import LLAMA_CPP, OURS, QUESTION, hugging_face, ours, peak_gib
 
 
 @pytest.fixture
-def decoders(tiny_assistant: Any, field: Image.Image, monkeypatch: pytest.MonkeyPatch) -> dict[str, bench.Decode]:
-    def absent(ids: list[int]) -> bench.Decode:
-        raise ImportError("xllamacpp")
+def prompt(tiny_assistant: Any, field: Image.Image) -> Any:
+    ids = tiny_assistant.prompt_ids([Turn("user", QUESTION, (field,))])
+    return tiny_assistant.embed_prompt(ids, [field])
 
-    monkeypatch.setattr(bench, "llama_cpp", absent)
+
+def test_contestants_decode_as_much_as_they_are_asked(tiny_assistant: Any, prompt: Any) -> None:
+    decoders = [ours(tiny_assistant.engine, prompt)]
+    for dtype in (torch.float32, torch.bfloat16):
+        decoders.append(hugging_face(copy.deepcopy(tiny_assistant.model), prompt, dtype))
+    for decode in decoders:
+        began = time.perf_counter()
+        first, last = decode(5)
+        assert began < first < last < time.perf_counter()
+
+
+def test_contestants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "PAUSE", 0)
-    ids = tiny_assistant.prompt_ids([Turn("user", bench.QUESTION, (field,))])
-    return bench.contestants(tiny_assistant, ids, [field])
+    calls: list[tuple[str, int]] = []
+
+    def decoder(name: str) -> Any:
+        return lambda tokens: calls.append((name, tokens)) or float(len(calls))
+
+    rates = bench.measure_decoding({"a": decoder("a"), "b": decoder("b")}, rounds=2, tokens=7)
+    assert calls == [("a", 4), ("b", 4), ("a", 7), ("b", 7), ("a", 7), ("b", 7)]
+    assert rates == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
 
 
-def test_every_contestant_decodes_in_every_round(decoders: dict[str, bench.Decode]) -> None:
-    rates = bench.measure_decoding(decoders, rounds=2, tokens=5)
-    assert list(rates) == ["Hugging Face generate, float32", "Hugging Face generate, bfloat16", bench.OURS]
-    assert all(len(values) == 2 and min(values) > 0 for values in rates.values())
+def test_a_worker_that_fails_ends_the_benchmark(capfd: pytest.CaptureFixture[str]) -> None:
+    with bench.Worker("llama_cpp", "nowhere.gguf", [1], 1) as worker, pytest.raises(SystemExit, match="exit code 1"):
+        worker.read()
+    capfd.readouterr()
+
+
+def test_peak_memory_is_this_processes() -> None:
+    assert 0.1 < peak_gib() < 64
 
 
 def test_our_predictions_are_compared_with_float32(tiny_assistant: Any) -> None:
@@ -52,7 +77,7 @@ def test_the_report_says_which_goals_are_met() -> None:
             "mean_absolute_difference": 0.08,
             "max_absolute_difference": 0.6,
         },
-        "decoding": {bench.OURS: [60.0, 59.0, 61.0], bench.LLAMA_CPP: [110.0, 100.0, 90.0]},
+        "decoding": {OURS: [60.0, 59.0, 61.0], LLAMA_CPP: [110.0, 100.0, 90.0]},
         "start": {
             "ready": [6.0, 11.0],
             "first_token": [0.5],
