@@ -8,7 +8,6 @@ label half of the time and for a wrong one otherwise. Control: the same question
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from assistant.answer import DISCLAIMER
 from assistant.chat.calibration import Calibration
 from eval.fit import fit_open
+from eval.run import arguments
 from eval.stats import calibration_error, cluster_interval
 from training.data.phrases import ASK_HELD_OUT
 from training.data.questions import diagnosis_names, draw_options, vocabulary
@@ -138,11 +138,7 @@ def run(
 
 def main() -> None:
     """Command line: ``python -m eval.free [--model] [--data] [--out] [--fit]``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--data")
-    parser.add_argument("--out", default="eval/results")
-    parser.add_argument("--fit", action="store_true", help="fit the confidence of open answers and ship it")
+    parser = arguments(__doc__)
     args = parser.parse_args()
     run(args.model, args.data, args.out, fit=args.fit)
 

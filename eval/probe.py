@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,9 +22,8 @@ def majority_choices(items: list[ChoiceQuestion], train: list[Record]) -> list[i
     for record in train:
         for kind, value in record.facts.items():
             counts[record.dataset, kind][value] += 1
-    return [
-        max(range(len(q.options)), key=lambda i, q=q: counts[q.record.dataset, q.kind][q.options[i]]) for q in items
-    ]  # type: ignore[misc]
+    seen = [[counts[q.record.dataset, q.kind][option] for option in q.options] for q in items]
+    return [numbers.index(max(numbers)) for numbers in seen]
 
 
 @torch.no_grad()
@@ -68,13 +66,9 @@ def probe_choices(items: list[ChoiceQuestion], train: list[Record]) -> list[int]
         known = [r for r in train if r.dataset in sources and kind in r.facts]
         model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=2000))
         model.fit(np.stack([features[r.image] for r in known]), [r.facts[kind] for r in known])
-        classes = list(model.classes_)
         chances = model.predict_proba(np.stack([features[items[i].record.image] for i in indices]))
         for i, row in zip(indices, chances, strict=True):
-            probability = partial(_probability, row, classes)
-            choices[i] = max(range(len(items[i].options)), key=lambda o, i=i, p=probability: p(items[i].options[o]))  # type: ignore[misc]
+            by_label = dict(zip(model.classes_, row, strict=True))
+            offered = [by_label.get(option, 0.0) for option in items[i].options]
+            choices[i] = offered.index(max(offered))
     return choices
-
-
-def _probability(row: NDArray[np.float64], classes: list[str], option: str) -> float:
-    return float(row[classes.index(option)]) if option in classes else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -28,3 +29,13 @@ def run(
 
     benchmark = {"vqa": vqa.run, "free": free.run}[task]
     return benchmark(model, data, out or "eval/results")
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark module takes as ``python -m eval.NAME``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--data", help="data root (default: PATHASSIST_DATA or ../shared/data)")
+    parser.add_argument("--out", default="eval/results")
+    parser.add_argument("--fit", action="store_true", help="fit the calibration on val and ship it")
+    return parser

@@ -4,13 +4,12 @@ The questions come from ``training.data.questions`` in wording never trained on;
 the record's id and the seed. One pass stores the option scores of every item (with the image, with an empty field,
 without an image), so calibration and the table are recomputed from ``*.items.parquet`` in seconds.
 
-    pathassist eval vqa --model embedded --out eval/results            # answers all questions, then fits and reports
+    pathassist eval vqa --model embedded --out eval/results            # answers what is not stored yet, and reports
     python -m eval.vqa --out eval/results --report-only                # reprints the table from the stored scores
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from assistant.chat.calibration import Calibration
 from assistant.chat.prompt import Question, Turn
 from eval.fit import fit_options
 from eval.report import vqa_markdown
+from eval.run import arguments
 from training.data.questions import ChoiceQuestion, diagnosis_names, four_choice
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, load_records
 
@@ -156,11 +156,7 @@ def run(
 
 def main() -> None:
     """Command line: ``python -m eval.vqa [--model] [--data] [--out] [--fit] [--report-only]``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--data")
-    parser.add_argument("--out", default="eval/results")
-    parser.add_argument("--fit", action="store_true", help="fit the calibration on val and ship it")
+    parser = arguments(__doc__)
     parser.add_argument("--report-only", action="store_true", help="reprint from the stored scores")
     args = parser.parse_args()
     run(args.model, args.data, args.out, fit=args.fit, report_only=args.report_only)

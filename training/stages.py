@@ -215,9 +215,7 @@ def precision(setting: str) -> str:
     """Resolve ``auto``: bf16 on a GPU or a processor with bf16 instructions, else no mixed precision."""
     if setting != "auto":
         return setting
-    if torch.cuda.is_available():
-        return "bf16"
-    return "bf16" if fast_bfloat16() else "no"
+    return "bf16" if torch.cuda.is_available() or fast_bfloat16() else "no"
 
 
 def train_stage(

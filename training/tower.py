@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from torch import nn
 
 from training.augment import augment
 from training.data.images import load_square
-from training.data.records import OPEN_SETS, Record, load_records
+from training.data.records import OPEN_SETS, Record, balanced_weights, load_records
 
 
 @dataclass(frozen=True)
 class TowerRecipe:
-    """Settings of the tower stage; ``weight`` scales each head's loss."""
+    """Settings of the tower stage; ``heads`` pairs each kind of label with the weight of its loss."""
 
     architecture: str = "tf_efficientnet_lite0"
     datasets: tuple[str, ...] = OPEN_SETS
@@ -61,17 +60,8 @@ def targets(records: list[Record], table: dict[str, list[str]]) -> dict[str, tor
 
 
 def sampling_weights(records: list[Record]) -> torch.Tensor:
-    """Sets weigh by the square root of their size, the atlas three times that with its organs balanced."""
-    factor = {"atlas": 3.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2}
-    sets = Counter(r.dataset for r in records)
-    organs = Counter(r.facts.get("organ", "") for r in records if r.dataset == "atlas")
-    weights = []
-    for r in records:
-        w = factor.get(r.dataset, 1.0) / sets[r.dataset] ** 0.5
-        if r.dataset == "atlas":
-            w *= (len(records) / len(organs) / organs[r.facts.get("organ", "")]) ** 0.5
-        weights.append(w)
-    return torch.tensor(weights)
+    """How often each record is drawn, [N]: mostly the atlas, whose organs are the hardest to learn."""
+    return torch.tensor(balanced_weights(records, {"atlas": 3.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2}))
 
 
 class Tower(nn.Module):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from assistant.chat.prompt import Question
 from training.data import phrases
 from training.data.conversation import Conversation, write_messages
 from training.data.questions import LABELS, diagnosis_names, draw_options, vocabulary
-from training.data.records import OPEN_SETS, Record, load_records
+from training.data.records import OPEN_SETS, Record, balanced_weights, load_records
 
 #: Share of each kind of conversation.
 MIX = {"fields": 0.86, "pair": 0.03, "blank": 0.05, "general": 0.06}
@@ -72,6 +71,7 @@ class Builder:
         self.diagnoses = diagnosis_names(records)
         self.findings = tuple(sorted({r.facts["findings"] for r in records if "findings" in r.facts}))
         self.weights = _record_weights(records)
+        self.with_organ = [r for r in records if "organ" in r.facts]
 
     def draw(self, index: int) -> Conversation:
         """Conversation number ``index``."""
@@ -135,8 +135,6 @@ class Builder:
         pool = self.findings if kind == "findings" else vocabulary(kind, self.diagnoses)
         if kind == "stain":
             pool = (*(o for o in pool if not o.endswith("IHC")), "immunohistochemistry", f"{rng.choice(MARKERS)} IHC")
-            if "immuno" in right or right.endswith("IHC"):
-                pool = tuple(o for o in pool if "immuno" not in o and not o.endswith("IHC"))
         if kind == "diagnosis" and true is not None:
             pool = tuple(o for o in pool if o != true)
         return draw_options(kind, right, rng, pool)
@@ -150,10 +148,9 @@ class Builder:
         return Question(stem, draw_options(kind, rng.choice(pool), rng, pool)[0]).prompt()
 
     def _pair(self, rng: random.Random) -> Conversation:
-        with_organ = [r for r in self.records if "organ" in r.facts]
-        first = rng.choice(with_organ)
+        first = rng.choice(self.with_organ)
         same = rng.random() < 0.5
-        others = [r for r in with_organ if (r.facts["organ"] == first.facts["organ"]) is same and r is not first]
+        others = [r for r in self.with_organ if (r.facts["organ"] == first.facts["organ"]) is same and r is not first]
         second = rng.choice(others)
         organs = (first.facts["organ"], second.facts["organ"])
         turn = rng.choice(
@@ -180,18 +177,10 @@ def _paraphrase(record: Record, rng: random.Random) -> str | None:
 
 
 def _record_weights(records: list[Record]) -> list[float]:
-    """Sets weigh by the square root of their size, times two for the atlas, whose organs weigh alike."""
-    sets = Counter(r.dataset for r in records)
-    slides = Counter(r.facts.get("organ", "") for r in records if r.dataset == "atlas")
-    factor = {"atlas": 2.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2}
-    out = []
-    for r in records:
-        w = factor.get(r.dataset, 1.0) / sets[r.dataset] ** 0.5
-        if r.dataset == "atlas":
-            w *= (len(records) / len(slides) / slides[r.facts.get("organ", "")]) ** 0.5
-            w *= 1.0 if r.facts["stain"] == "H&E" else 2.5  # few slides have another stain
-        out.append(w)
-    return out
+    """How often each record is drawn; few slides have another stain than H&E, so these count more."""
+    weights = balanced_weights(records, {"atlas": 2.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2})
+    rare = [r.dataset == "atlas" and r.facts["stain"] != "H&E" for r in records]
+    return [w * 2.5 if other else w for w, other in zip(weights, rare, strict=True)]
 
 
 def _conversation(images: tuple[Path, ...], turns: list[tuple[str, str]], group: str) -> Conversation:

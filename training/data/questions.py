@@ -96,14 +96,19 @@ def vocabulary(kind: str, diagnoses: tuple[str, ...] = ()) -> tuple[str, ...]:
     return LABELS[kind]
 
 
+def _is_immunostain(name: str) -> bool:
+    """Whichever marker it names: markers cannot be told apart in a field."""
+    return name.endswith("IHC") or name == "immunohistochemistry"
+
+
 def draw_options(kind: str, right: str, rng: random.Random, pool: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """Three wrong options beside the right one, shuffled. Returns (options, index of the right one)."""
     own = [o for o in pool if o != right]
     if kind == "organ":
-        clash = set().union(*(s for s in _OVERLAPS if right in s)) if any(right in s for s in _OVERLAPS) else set()
+        clash = set().union(*(s for s in _OVERLAPS if right in s))
         own = [o for o in own if o not in clash]
-    if kind == "stain" and right.endswith("IHC"):
-        own = [o for o in own if not o.endswith("IHC")]
+    if kind == "stain" and _is_immunostain(right):
+        own = [o for o in own if not _is_immunostain(o)]
     if kind == "stain" and right.startswith("PAS"):
         own = [o for o in own if not o.startswith("PAS")]
     rng.shuffle(own)
