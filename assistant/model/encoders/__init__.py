@@ -1,0 +1,1 @@
+"""Encoders: ours and everyone else's behind one interface."""
