@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +27,8 @@ def majority_choices(items: list[ChoiceQuestion], train: list[Record]) -> list[i
     return [numbers.index(max(numbers)) for numbers in seen]
 
 
-@torch.no_grad()
-def imagenet_features(records: list[Record], size: int = 224) -> NDArray[np.float32]:
-    """Pooled features [N, 1280] of the untouched ImageNet EfficientNet-Lite0."""
+def imagenet_tower() -> Any:
+    """The untouched ImageNet EfficientNet-Lite0 without its classifier: pixels [B, 3, S, S] → [B, 1280]."""
     import timm
 
     from assistant.model.parts import part_named
@@ -36,8 +36,13 @@ def imagenet_features(records: list[Record], size: int = 224) -> NDArray[np.floa
 
     tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     tower.load_state_dict(efficientnet_state(part_named("efficientnet-lite0")))
-    tower.eval()
-    out = []
+    return tower.eval()
+
+
+@torch.no_grad()
+def imagenet_features(records: list[Record], size: int = 224) -> NDArray[np.float32]:
+    """Pooled features [N, 1280] of the untouched ImageNet EfficientNet-Lite0."""
+    tower, out = imagenet_tower(), []
     for start in range(0, len(records), 64):
         pixels = load_square([r.image for r in records[start : start + 64]], size).float() / 255
         out.append(tower((pixels - 0.5) / 0.5))

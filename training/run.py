@@ -1,6 +1,7 @@
 """Run one training stage from a recipe file.
 
     python -m training.run tower --recipe training/recipes/embedded-tower.yaml
+    python -m training.run clip --recipe training/recipes/small-cpu.yaml
     python -m training.run connector --recipe training/recipes/embedded-connector.yaml
     python -m training.run instruct --recipe training/recipes/embedded-instruct.yaml --resume
 
@@ -24,7 +25,7 @@ from training.data.records import DataError
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "connector", "instruct")
+STAGES = ("tower", "clip", "connector", "instruct")
 
 
 def read_recipe(path: Path, kind: type[Any]) -> Any:
@@ -59,6 +60,10 @@ def run(
     folder = Path(out) if out else Path("runs") / stage
     if stage == "tower":
         _tower(Path(recipe), folder, resume)
+    elif stage == "clip":
+        from training.clip.train import ClipRecipe, train_clip
+
+        train_clip(read_recipe(Path(recipe), ClipRecipe), folder, resume=resume)
     else:
         _language_stage(stage, Path(recipe), folder, resume)
     return folder
@@ -130,22 +135,18 @@ def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation]
 
 
 def publish(runs: Path, weights: Path) -> None:
-    """Copy tower, connector and adapter of finished runs into the shipped weights.
-
-    Connector and adapter come from ``runs/polish``, the last stage, or from ``runs/instruct`` where there is none.
-    """
+    """Copy tower, connector and adapter of finished runs into the shipped weights."""
     from assistant.model.vlm import write_sums
 
-    last = runs / "polish" if (runs / "polish" / "adapter").is_dir() else runs / "instruct"
     weights.mkdir(parents=True, exist_ok=True)
     for source, name in (
         (runs / "tower" / "model.safetensors", "tower.safetensors"),
-        (last / "connector.safetensors", "connector.safetensors"),
+        (runs / "instruct" / "connector.safetensors", "connector.safetensors"),
     ):
         shutil.copyfile(source, weights / (name + ".tmp"))
         os.replace(weights / (name + ".tmp"), weights / name)
     shutil.rmtree(weights / "adapter", ignore_errors=True)
-    shutil.copytree(last / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(runs / "instruct" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
     write_sums(weights)
 
 

@@ -262,7 +262,7 @@ def train_stage(
         groups.append({"params": lora, "lr": recipe.lora_lr})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     warm = max(1, round(recipe.steps * recipe.warmup))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warm_cosine, warm=warm, total=recipe.steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, warm=warm, total=recipe.steps))
     # The scheduler stays outside of prepare(): accelerate would step it once per process, the schedule counts batches.
     wrapped, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     out.mkdir(parents=True, exist_ok=True)
@@ -299,7 +299,7 @@ def train_stage(
     return losses
 
 
-def _warm_cosine(step: int, warm: int, total: int) -> float:
+def warm_cosine(step: int, warm: int, total: int) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine down to zero."""
     if step < warm:
         return (step + 1) / (warm + 1)

