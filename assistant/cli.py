@@ -181,7 +181,7 @@ Examples:
 """
 )
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="tower, clip, connector or instruct.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="tower, clip, connector, instruct or mllm.")],
     recipe: Annotated[Path, typer.Option(help="YAML file with the settings.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/STAGE.")] = None,

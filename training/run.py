@@ -25,7 +25,7 @@ from training.data.records import DataError
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "clip", "connector", "instruct")
+STAGES = ("tower", "clip", "connector", "instruct", "mllm")
 
 
 def read_recipe(path: Path, kind: type[Any]) -> Any:
@@ -64,6 +64,10 @@ def run(
         from training.clip.train import ClipRecipe, train_clip
 
         train_clip(read_recipe(Path(recipe), ClipRecipe), folder, resume=resume)
+    elif stage == "mllm":
+        from training import mllm
+
+        mllm.run(read_recipe(Path(recipe), mllm.MllmRecipe), folder, resume=resume)
     else:
         _language_stage(stage, Path(recipe), folder, resume)
     return folder
