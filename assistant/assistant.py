@@ -153,11 +153,12 @@ class Assistant:
         asked = parse_question(question, options)
         calibration = self.calibration if threshold is None else _with_threshold(self.calibration, threshold)
         _check(max_new_tokens, temperature, top_p)
+        several = isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+        total = sum(len(t.images) for t in history) + (len(images) if several else int(images is not None))
+        if total > self.max_images:  # before any of them is decoded
+            raise BadInput(f"{total} images in this conversation; at most {self.max_images} are allowed")
         pictures = tuple(load_images(images)) if images is not None else ()
         turns = [*history, Turn("user", asked.prompt(), pictures)]
-        total = sum(len(t.images) for t in turns)
-        if total > self.max_images:
-            raise BadInput(f"{total} images in this conversation; at most {self.max_images} are allowed")
         warnings = [w for picture in pictures for w in image_warnings(picture)]
         if total == 0:
             warnings.append(NO_IMAGE)

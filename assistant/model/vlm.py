@@ -55,31 +55,52 @@ def _assembled(cache: Path, name: str, build: Callable[[], tuple[Any, Any]]) -> 
 
 
 def hub_folder(preset: Preset, *, source: str, cache: Path, progress: bool = True) -> Path:
-    """A preset made of hub parts, assembled once; its connector is untrained until ``pathassist train`` has run.
+    """A preset made of hub parts and of the connector (and adapter) that was trained for them, assembled once.
+
+    Nobody publishes a connector in this format, so it is looked for in ``CACHE/weights/PRESET``, laid out like the
+    shipped ``assistant/weights/embedded``.
 
     Raises:
-        NotAvailable: The parts are not on this machine and ``source`` is not ``"hub"``.
+        NotAvailable: No trained connector, or the parts are not on this machine and ``source`` is not ``"hub"``.
     """
-    from assistant.model.build import build_from_preset
-
     if preset.vision is None or preset.language is None:
         raise NotAvailable(f"the preset {preset.name} has no local parts; choose one with vision and language")
+    weights = cache / "weights" / preset.name
+    if not (weights / "connector.safetensors").is_file():
+        raise NotAvailable(
+            f"the preset {preset.name} has no trained connector in {weights}, and without one it cannot see: put "
+            "connector.safetensors (and adapter/) there, or use the preset embedded, which is trained"
+        )
     tower = preset.vision.source.local(source=source, progress=progress)
     language = preset.language.source.local(source=source, progress=progress)
-    return _assembled(cache, f"{preset.name}-{ASSEMBLY}", lambda: build_from_preset(preset, tower, language))
+    name = f"{preset.name}-{sha256(weights / 'connector.safetensors')[:12]}-{ASSEMBLY}"
+    return _assembled(cache, name, lambda: _joined(preset, tower, language, weights))
 
 
 def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> tuple[Any, Any]:
     """The embedded model with trained connector and adapter; ``merge=False`` keeps the PEFT wrapper."""
-    from peft import PeftModel
+    from assistant.model.preset import load_preset
+
+    return _joined(load_preset("embedded"), weights / "tower.safetensors", language_dir, weights, merge=merge)
+
+
+def _joined(preset: Preset, tower: Path, language: Path, weights: Path, *, merge: bool = True) -> tuple[Any, Any]:
+    """Parts with the connector and, where there is one, the adapter of ``weights``."""
     from safetensors.torch import load_file
 
     from assistant.model.build import build_from_preset
-    from assistant.model.preset import load_preset
 
-    model, processor = build_from_preset(load_preset("embedded"), weights / "tower.safetensors", language_dir)
+    model, processor = build_from_preset(preset, tower, language)
     connector = {k: v.float() for k, v in load_file(weights / "connector.safetensors").items()}
-    model.model.multi_modal_projector.load_state_dict(connector)
+    try:
+        model.model.multi_modal_projector.load_state_dict(connector)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise NotAvailable(f"{weights / 'connector.safetensors'} does not fit {preset.name}: {reason}") from error
+    if not (weights / "adapter").is_dir():
+        return model, processor
+    from peft import PeftModel
+
     wrapped = PeftModel.from_pretrained(model, str(weights / "adapter"))
     return (wrapped.merge_and_unload() if merge else wrapped), processor
 

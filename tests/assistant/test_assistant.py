@@ -165,3 +165,8 @@ def test_threads_do_not_mix(tiny_assistant: Any, field: Image.Image) -> None:
     for thread in threads:
         thread.join()
     assert together == alone
+
+
+def test_too_many_images_are_refused_before_any_is_decoded(tiny_assistant: Any) -> None:
+    with pytest.raises(BadInput, match="9 images in this conversation; at most 8"):
+        tiny_assistant.ask([b"not an image"] * 9, "Which organ?")
