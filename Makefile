@@ -66,6 +66,7 @@ results: weights
 train: setup
 	set -e; for stage in $(STAGES); do \
 	  $(BIN)/pathassist train $$stage --recipe training/recipes/embedded-$$stage.yaml $(RESUME); done
+	$(BIN)/pathassist train instruct --recipe training/recipes/embedded-polish.yaml --out runs/polish $(RESUME)
 	$(BIN)/python -m training.run publish
 	$(BIN)/python -m eval.vqa --fit && $(BIN)/python -m eval.free --fit
 

@@ -1,4 +1,4 @@
-"""Fit the calibration on ``val``: prior weight and temperature of options, the logistic curve of open answers."""
+"""Fit the calibration on ``val``: prior weight, temperature and top of options, the curve of open answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _stack(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
-    """Prior weight and temperature of least negative log-likelihood.
+    """Prior weight of most right answers, temperature of least negative log-likelihood, then the top's two numbers.
 
     Args:
         frame: Columns ``scores``, ``prior`` (K numbers each, the same K throughout) and ``answer``.
@@ -28,16 +28,32 @@ def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     """
     scores, prior, answer = _stack(frame, "scores"), _stack(frame, "prior"), frame["answer"].to_numpy()
     rows = np.arange(len(answer))
+    # Of weights that answer alike the smallest: weight 0 spares the second look at an empty field.
+    right = [int(((scores - w * prior).argmax(1) == answer).sum()) for w in PRIOR_WEIGHTS]
+    weight = float(PRIOR_WEIGHTS[int(np.argmax(right))])
+    adjusted = scores - weight * prior
 
-    def loss(weight: float, log_temperature: float) -> float:
-        chances = softmax((scores - weight * prior) / np.exp(log_temperature))
+    def loss(log_temperature: NDArray[np.float64]) -> float:
+        chances = softmax(adjusted / np.exp(log_temperature[0]))
         return float(-np.log(chances[rows, answer] + 1e-12).mean())
 
-    best = (np.inf, 0.0, 0.0)
-    for weight in PRIOR_WEIGHTS:
-        found = minimize(lambda t, w=weight: loss(w, t[0]), x0=[0.0], method="Nelder-Mead")
-        best = min(best, (float(found.fun), float(weight), float(found.x[0])))
-    return replace(start, prior_weight=best[1], temperature=float(np.exp(best[2])))
+    temperature = float(np.exp(minimize(loss, x0=np.array([0.0]), method="Nelder-Mead").x[0]))
+    chances = softmax(adjusted / temperature)
+    top, hit = chances.max(1).clip(1e-6, 1 - 1e-6), chances.argmax(1) == answer
+    slope, offset = _logistic(np.log(top / (1 - top)), hit)
+    return replace(start, prior_weight=weight, temperature=temperature, top_slope=slope, top_offset=offset)
+
+
+def _logistic(x: ArrayLike, correct: ArrayLike) -> tuple[float, float]:
+    """Slope and offset of least negative log-likelihood, with a little shrinkage of the slope."""
+    a, y = np.asarray(x, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        z = parameters[0] * a + parameters[1]
+        return float(np.mean(np.logaddexp(0, z) - y * z) + 1e-3 * parameters[0] ** 2)
+
+    found = minimize(loss, x0=np.array([1.0, 0.0]), method="Nelder-Mead")
+    return float(found.x[0]), float(found.x[1])
 
 
 def cross_fitted_confidence(frame: pd.DataFrame, start: Calibration, folds: int = 5) -> tuple[ArrayLike, ArrayLike]:
@@ -58,11 +74,5 @@ def cross_fitted_confidence(frame: pd.DataFrame, start: Calibration, folds: int 
 
 def fit_open(mean_logprobs: ArrayLike, correct: ArrayLike, start: Calibration) -> Calibration:
     """Logistic curve from mean token log-probability to the chance that an open answer is right."""
-    x, y = np.asarray(mean_logprobs, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-
-    def loss(parameters: NDArray[np.float64]) -> float:
-        z = parameters[0] * x + parameters[1]
-        return float(np.mean(np.logaddexp(0, z) - y * z) + 1e-3 * parameters[0] ** 2)
-
-    found = minimize(loss, x0=np.array([1.0, 0.0]), method="Nelder-Mead")
-    return replace(start, open_slope=float(found.x[0]), open_offset=float(found.x[1]))
+    slope, offset = _logistic(mean_logprobs, correct)
+    return replace(start, open_slope=slope, open_offset=offset)

@@ -85,8 +85,8 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
     c = calibration
     lines += [
         "",
-        f"Calibration: prior weight {c.prior_weight:.2f}, temperature {c.temperature:.2f}, "
-        f"threshold {c.threshold:.2f}.",
+        f"Calibration: prior weight {c.prior_weight:.2f}, temperature {c.temperature:.2f}, top "
+        f"{c.top_slope:.2f}·log-odds {c.top_offset:+.2f}, threshold {c.threshold:.2f}.",
         "",
     ]
     return "\n".join(lines), numbers

@@ -118,7 +118,7 @@ def run(
     """Answer, (optionally) fit the calibration on ``val``, and write items, JSON and Markdown.
 
     Args:
-        fit: Fit ``prior_weight`` and ``temperature`` and write them to the shipped ``calibration.json``.
+        fit: Fit the calibration of options and write it to the shipped ``calibration.json``.
         report_only: Take the stored scores; no model is loaded.
 
     Returns:

@@ -44,6 +44,22 @@ class FeatureStore:
         return torch.from_numpy(np.array(self.tokens[self.rows[str(path)], view % self.views])).float()
 
 
+class Stores:
+    """Several caches of one tower as one."""
+
+    def __init__(self, parts: Sequence[FeatureStore]) -> None:
+        self.parts = parts
+        self.views = min(part.views for part in parts)
+
+    def get(self, path: Path, view: int) -> torch.Tensor:
+        """As :meth:`FeatureStore.get`."""
+        part = next(p for p in self.parts if str(path) in p.rows)
+        return part.get(path, view)
+
+
+Features = FeatureStore | Stores
+
+
 @torch.no_grad()
 def build_features(
     tower: nn.Module,

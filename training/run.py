@@ -92,7 +92,7 @@ def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
     from assistant.model.preset import load_preset
     from assistant.model.store import language_folder
     from assistant.model.vlm import WEIGHTS
-    from training.features import build_features
+    from training.features import Stores, build_features
     from training.stages import StageRecipe, precision, tokenise, train_stage
 
     settings: StageRecipe = read_recipe(recipe, StageRecipe)
@@ -107,20 +107,25 @@ def _language_stage(stage: str, recipe: Path, out: Path, resume: bool) -> None:
         model.model.multi_modal_projector.load_state_dict(
             {k: v.float() for k, v in load_file(settings.connector).items()}
         )
-    conversations, images, centred = _conversations(settings, out)
+    conversations, images, virtual, centred = _conversations(settings, out)
     vision = model.model.vision_tower
     bf16 = precision(settings.mixed_precision) == "bf16"
-    store = build_features(
-        vision, images, out.parent, size=vision.config.image_size, views=settings.views,
-        dtype=torch.bfloat16 if bf16 else torch.float32, centred=centred,
-    ) if images else None  # fmt: skip
+    stores = [
+        build_features(
+            vision, paths, out.parent, size=vision.config.image_size, views=settings.views,
+            dtype=torch.bfloat16 if bf16 else torch.float32, centred=centred,
+        ) for paths in (images, virtual) if paths
+    ]  # fmt: skip
+    store = Stores(stores) if stores else None
     samples = tokenise(processor, conversations, vision.config.grid**2, settings.max_length)
     print(f"{len(samples):,} conversations of {len(conversations):,} fit in {settings.max_length} tokens", flush=True)
     train_stage(model, processor, samples, store, settings, out, resume=resume)
 
 
-def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation], list[Path], frozenset[Path]]:
-    """Conversations, all images they may use, and those whose label is about the centre.
+def _conversations(
+    settings: StageRecipe, out: Path
+) -> tuple[list[Conversation], list[Path], list[Path], frozenset[Path]]:
+    """Conversations, all images they may use, virtual ones apart, and those whose label is about the centre.
 
     From files when the recipe names some, else built from the open sets (beside ``out``, so that the stages share the
     empty images and with them the cached features).
@@ -131,26 +136,26 @@ def _conversations(settings: StageRecipe, out: Path) -> tuple[list[Conversation]
 
     if settings.data:
         found = [c for name in settings.data for c in read_conversations(name, image_root=settings.image_root)]
-        return found, [path for c in found for path in c.images], frozenset()
+        return found, [path for c in found for path in c.images], [], frozenset()
     records = load_records(OPEN_SETS, "train")
-    conversations, blanks = build(settings.build, out.parent / "data", settings.seed)
+    conversations, blanks, virtual = build(settings.build, out.parent / "data", settings.seed, virtual=settings.virtual)
     images = [r.image for r in records] + blanks
-    return conversations, images, frozenset(r.image for r in records if r.centred)
+    return conversations, images, virtual, frozenset(r.image for r in records if r.centred)
 
 
 def publish(runs: Path, weights: Path) -> None:
-    """Copy tower, connector and adapter of finished runs into the shipped weights."""
+    """Copy tower, connector and adapter of finished runs into the shipped weights; ``runs/polish`` is the last stage."""
     from assistant.model.vlm import write_sums
 
     weights.mkdir(parents=True, exist_ok=True)
     for source, name in (
         (runs / "tower" / "model.safetensors", "tower.safetensors"),
-        (runs / "instruct" / "connector.safetensors", "connector.safetensors"),
+        (runs / "polish" / "connector.safetensors", "connector.safetensors"),
     ):
         shutil.copyfile(source, weights / (name + ".tmp"))
         os.replace(weights / (name + ".tmp"), weights / name)
     shutil.rmtree(weights / "adapter", ignore_errors=True)
-    shutil.copytree(runs / "instruct" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(runs / "polish" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
     write_sums(weights)
 
 

@@ -29,7 +29,7 @@ from torch import nn
 from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
-from training.features import FeatureStore
+from training.features import Features
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -38,9 +38,10 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 class StageRecipe:
     """Settings of one stage; files under ``training/recipes`` hold them.
 
-    ``tower``, ``connector`` and ``adapter`` name files and a folder to start from (for the tower the shipped one is the
-    default, the others start afresh). ``mixed_precision`` ``auto`` takes bf16 where the processor has
-    bf16 instructions and fp32 elsewhere.
+    ``build`` conversations are drawn from the open sets where ``data`` names no files, with ``virtual`` immunostains
+    made from H&E fields among them. ``tower``, ``connector`` and ``adapter`` name files and a folder to start from (for
+    the tower the shipped one is the default, the others start afresh). ``mixed_precision`` ``auto`` takes bf16 where
+    the processor has bf16 instructions and fp32 elsewhere.
     """
 
     stage: str = "instruct"
@@ -51,6 +52,7 @@ class StageRecipe:
     data: tuple[str, ...] = ()
     image_root: str | None = None
     build: int = 20_000
+    virtual: int = 0
     steps: int = 1_500
     batch_size: int = 16
     connector_lr: float = 1e-3
@@ -122,7 +124,7 @@ def _turn_weights(mask: list[int]) -> list[float]:
 class Batches:
     """Endless deterministic batches, grouped by length to keep padding small."""
 
-    def __init__(self, samples: list[Sample], store: FeatureStore | None, recipe: StageRecipe, pad: int) -> None:
+    def __init__(self, samples: list[Sample], store: Features | None, recipe: StageRecipe, pad: int) -> None:
         if len(samples) < recipe.batch_size:
             raise DataError(
                 f"{len(samples)} usable conversations, fewer than one batch of {recipe.batch_size}; "
@@ -219,7 +221,7 @@ def precision(setting: str) -> str:
 
 
 def train_stage(
-    model: Any, processor: Any, samples: list[Sample], store: FeatureStore | None, recipe: StageRecipe, out: Path,
+    model: Any, processor: Any, samples: list[Sample], store: Features | None, recipe: StageRecipe, out: Path,
     *, resume: bool = False,
 ) -> list[float]:  # fmt: skip
     """Run a stage and write ``out`` (``connector.safetensors``, for instruct also ``adapter/``).

@@ -20,6 +20,9 @@ class Calibration:
         prior_weight: Share of an option's score on an empty image that is taken off (contextual calibration, Zhao et
             al. 2021), so that names the model likes without looking do not win.
         temperature: Divides option scores before the softmax (Guo et al. 2017).
+        top_slope: The likeliest option's log-odds are stretched by this and shifted by ``top_offset`` (Platt 1999); the
+            other options keep their order. 1 and 0 change nothing.
+        top_offset: See ``top_slope``.
         open_slope: Confidence of an open answer is ``sigmoid(open_slope * mean token log-probability + open_offset)``.
         open_offset: See ``open_slope``.
         threshold: Below this confidence the answer is "not enough evidence".
@@ -27,6 +30,8 @@ class Calibration:
 
     prior_weight: float = 0.0
     temperature: float = 1.0
+    top_slope: float = 1.0
+    top_offset: float = 0.0
     open_slope: float = 1.0
     open_offset: float = 2.0
     threshold: float = 0.5
@@ -53,7 +58,17 @@ class Calibration:
         adjusted = np.asarray(scores, dtype=np.float64)
         if prior is not None:
             adjusted = adjusted - self.prior_weight * np.asarray(prior, dtype=np.float64)
-        return softmax(adjusted / self.temperature)
+        adjusted = adjusted / self.temperature
+        chances = softmax(adjusted)
+        if (self.top_slope, self.top_offset) == (1.0, 0.0):
+            return chances
+        return sharpened(adjusted, self.top(float(chances.max())))
+
+    def top(self, chance: float) -> float:
+        """Calibrated probability of the likeliest option from its softmax probability."""
+        chance = min(max(chance, 1e-6), 1 - 1e-6)
+        odds = self.top_slope * math.log(chance / (1 - chance)) + self.top_offset
+        return 1 / (1 + math.exp(-odds))
 
     def open_answer(self, mean_logprob: float) -> float:
         """Confidence of a generated answer from the mean log-probability of its tokens."""
@@ -64,3 +79,16 @@ def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Softmax over the last axis."""
     shifted = np.exp(values - values.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def sharpened(scores: NDArray[np.float64], top: float) -> NDArray[np.float64]:
+    """The softmax of ``scores`` at the temperature that gives the best one probability ``top``.
+
+    ``top`` is held between the uniform probability and 0.9999; equal best scores cannot be told apart and share it.
+    """
+    wanted = min(max(top, 1 / len(scores)), 0.9999)
+    low, high = 1e-4, 1e4
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if softmax(scores / middle).max() > wanted else (low, middle)
+    return softmax(scores / high)

@@ -22,6 +22,7 @@ from training.data import phrases
 from training.data.conversation import Conversation, write_messages
 from training.data.questions import LABELS, diagnosis_names, draw_options, vocabulary
 from training.data.records import OPEN_SETS, Record, balanced_weights, load_records
+from training.data.virtual import MARKER, write_virtual
 
 #: Share of each kind of conversation.
 MIX = {"fields": 0.86, "pair": 0.03, "blank": 0.05, "general": 0.06}
@@ -106,7 +107,8 @@ class Builder:
     def _ask(self, record: Record, kind: str, form: str, rng: random.Random) -> tuple[str, str]:
         right = record.facts[kind]
         if kind == "stain" and right.endswith("IHC"):
-            right = rng.choice((right, "immunohistochemistry", f"{rng.choice(MARKERS)} IHC"))
+            named = f"{rng.choice(MARKERS)} IHC"
+            right = rng.choice((named if right == MARKER else right, named, "immunohistochemistry"))
         if kind == "diagnosis" and form == "choice" and rng.random() < 0.5:
             right = _paraphrase(record, rng) or right
         if form == "yes_no" and kind in phrases.YES_NO:
@@ -177,10 +179,20 @@ def _paraphrase(record: Record, rng: random.Random) -> str | None:
 
 
 def _record_weights(records: list[Record]) -> list[float]:
-    """How often each record is drawn; few slides have another stain than H&E, so these count more."""
-    weights = balanced_weights(records, {"atlas": 2.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2})
-    rare = [r.dataset == "atlas" and r.facts["stain"] != "H&E" for r in records]
-    return [w * 2.5 if other else w for w, other in zip(weights, rare, strict=True)]
+    """How often each record is drawn; few slides have another stain than H&E, so these count more.
+
+    Virtual immunostains are many and come from few ideas, so each counts half; they change no other record's weight.
+    """
+    real = [r for r in records if r.facts.get("stain") != MARKER]
+    balanced = balanced_weights(real, {"atlas": 2.0, "bccd_boxes": 0.3, "dsb2018_stained": 0.2})
+    weights = dict(zip((r.image for r in real), balanced, strict=True))
+    plain = [weights[r.image] for r in real if r.dataset == "atlas" and r.facts["stain"] == "H&E"]
+    usual = sum(plain) / max(1, len(plain))
+    factor = {"H&E": 1.0, MARKER: 0.5}
+    return [
+        weights.get(r.image, usual) * (factor.get(r.facts["stain"], 2.5) if r.dataset == "atlas" else 1.0)
+        for r in records
+    ]
 
 
 def _conversation(images: tuple[Path, ...], turns: list[tuple[str, str]], group: str) -> Conversation:
@@ -193,18 +205,23 @@ def _conversation(images: tuple[Path, ...], turns: list[tuple[str, str]], group:
 
 
 def build(
-    count: int, out: Path, seed: int = 0, datasets: tuple[str, ...] = OPEN_SETS
-) -> tuple[list[Conversation], list[Path]]:
+    count: int, out: Path, seed: int = 0, datasets: tuple[str, ...] = OPEN_SETS, virtual: int = 0
+) -> tuple[list[Conversation], list[Path], list[Path]]:
     """Draw ``count`` conversations from the train split; writes ``out/conversations-SEED.jsonl`` and ``out/blanks/``.
 
+    Args:
+        virtual: Immunostained fields to make from H&E fields (``training.data.virtual``), in ``out/virtual/``.
+
     Returns:
-        (conversations, paths of the empty images).
+        (conversations, paths of the empty images, paths of the virtual immunostains).
     """
     blanks = write_blanks(out / "blanks")
-    builder = Builder(load_records(datasets, "train"), blanks, seed)
+    records = load_records(datasets, "train")
+    made = write_virtual(records, out / "virtual", virtual, seed)
+    builder = Builder(records + made, blanks, seed)
     conversations = [builder.draw(i) for i in range(count)]
     write_messages(out / f"conversations-{seed}.jsonl", conversations)
-    return conversations, blanks
+    return conversations, blanks, [r.image for r in made]
 
 
 def main() -> None:
@@ -213,8 +230,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the conversations and blanks/")
     parser.add_argument("--count", type=int, default=20_000, help="number of conversations (default 20000)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--virtual", type=int, default=0, help="immunostains to make from H&E fields (default 0)")
     args = parser.parse_args()
-    conversations, _ = build(args.count, args.out, args.seed)
+    conversations, _, _ = build(args.count, args.out, args.seed, virtual=args.virtual)
     print(f"{len(conversations):,} conversations in {args.out / f'conversations-{args.seed}.jsonl'}")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from assistant.chat.calibration import Calibration
 
@@ -40,3 +42,24 @@ def test_read_round_trip_ignores_unknown_keys(tmp_path: Path) -> None:
     path.write_text(json.dumps(made.as_dict() | {"note": "x"}))
     assert Calibration.read(path) == made
     assert Calibration.read(tmp_path / "absent.json") == Calibration()
+
+
+@given(
+    scores=st.lists(st.floats(-20, 5), min_size=2, max_size=8, unique=True),
+    slope=st.floats(0.2, 4),
+    offset=st.floats(-3, 3),
+)
+def test_the_top_is_moved_and_the_order_stays(scores: list[float], slope: float, offset: float) -> None:
+    plain, moved = Calibration(), Calibration(top_slope=slope, top_offset=offset)
+    before, after = plain.options(scores), moved.options(scores)
+    assert after.sum() == pytest.approx(1)
+    order = np.argsort(before)
+    assert (np.diff(after[order]) >= 0).all()
+    wanted = min(max(moved.top(float(before.max())), 1 / len(scores)), 0.9999)
+    gap = np.diff(np.sort(scores))[-1]
+    if gap > 1e-3:  # nearly equal best scores share their probability
+        assert after.max() == pytest.approx(wanted, abs=2e-3)
+
+
+def test_all_equal_scores_stay_uniform() -> None:
+    assert Calibration(top_slope=2.0).options([1.0, 1.0, 1.0]) == pytest.approx([1 / 3] * 3)
