@@ -21,10 +21,16 @@ from assistant.chat.calibration import Calibration
 from assistant.chat.prompt import Question, Turn, parse_question, to_messages
 from assistant.errors import BadInput
 from assistant.images.intake import blankness, image_warnings, load_images
+from assistant.model.encoders.preset import DEFAULT
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from assistant.model.encoders.base import Encoder
+    from assistant.model.encoders.classify import Classified
 
 NOT_ENOUGH = "Not enough evidence in this image."
 NO_IMAGE = "No image was given, so the answer rests on text alone."
@@ -75,6 +81,7 @@ class Assistant:
         self.context_tokens = context_tokens
         self._lock = threading.Lock()
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._encoders: dict[str, Encoder] = {}
 
     @classmethod
     def load(
@@ -173,6 +180,42 @@ class Assistant:
                 generator = torch.Generator().manual_seed(seed) if seed is not None else None
                 settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
                 yield from self._open(prepared, stop, generator=generator, **settings)
+
+    def embed(
+        self, images: Any = None, *, texts: Sequence[str] | None = None, encoder: str = DEFAULT
+    ) -> NDArray[np.float32]:
+        """Unit vectors [N, D] of images (as :meth:`ask` takes them) or of texts, in one space.
+
+        Args:
+            encoder: Name of an encoder, see ``pathassist embed --help``.
+
+        Raises:
+            BadInput: Neither or both given, a bad image, an empty text.
+            NotAvailable: The encoder's weights are missing.
+        """
+        if (images is None) == (texts is None):
+            raise BadInput("give either images or texts to embed, and only one of them")
+        found = self._encoder(encoder)
+        return found.embed_texts(list(texts)) if texts is not None else found.embed_images(load_images(images))
+
+    def classify(self, images: Any, labels: Sequence[str], *, encoder: str = DEFAULT) -> list[Classified]:
+        """The best of some labels for each image, with calibrated probabilities, or "none of these".
+
+        Raises:
+            BadInput: Fewer than two labels, an empty or repeated one, a bad image.
+        """
+        from assistant.model.encoders.classify import check_labels, classify
+
+        wanted = check_labels(labels)
+        return classify(self._encoder(encoder), self.embed(images, encoder=encoder), wanted)
+
+    def _encoder(self, name: str) -> Encoder:
+        with self._lock:
+            if name not in self._encoders:
+                from assistant.model.encoders.load import load_encoder
+
+                self._encoders[name] = load_encoder(name)
+            return self._encoders[name]
 
     # -- the two ways to answer ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
 from assistant.chat.calibration import Calibration, softmax
+from assistant.errors import BadInput
+from assistant.model.preset import load_preset
 from eval.stats import group_folds
 
 PRIOR_WEIGHTS = np.linspace(0, 1, 21)
@@ -76,3 +79,15 @@ def fit_open(mean_logprobs: ArrayLike, correct: ArrayLike, start: Calibration) -
     """Logistic curve from mean token log-probability to the chance that an open answer is right."""
     slope, offset = _logistic(mean_logprobs, correct)
     return replace(start, open_slope=slope, open_offset=offset)
+
+
+def weights_of(model: str, *, fit: bool = False) -> Path | None:
+    """The folder that holds a preset's ``calibration.json``; None for a preset without shipped weights.
+
+    Raises:
+        BadInput: ``fit`` for such a preset.
+    """
+    folder = load_preset(model).weights_folder
+    if fit and folder is None:
+        raise BadInput(f"the preset {model} ships no weights, so there is no calibration to fit; leave --fit out")
+    return folder

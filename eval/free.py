@@ -20,14 +20,15 @@ from tqdm import tqdm
 
 from assistant.answer import DISCLAIMER
 from assistant.chat.calibration import Calibration
-from eval.fit import fit_open
+from assistant.model.vlm import write_calibration
+from eval.fit import fit_open, weights_of
 from eval.run import arguments
 from eval.stats import calibration_error, cluster_interval
 from training.data.phrases import ASK_HELD_OUT
 from training.data.questions import diagnosis_names, draw_options, vocabulary
 from training.data.records import OPEN_SETS, Record, load_records
 
-NAME = "embedded-free"
+NAME = "free"
 KINDS = ("organ", "stain", "lung", "oral", "node")
 #: Held-out yes/no wording, one a kind.
 YES_NO = {
@@ -88,10 +89,10 @@ def answer_all(assistant: Any, chosen: list[tuple[Record, str]], diagnoses: tupl
     return pd.DataFrame(rows)
 
 
-def markdown(frame: pd.DataFrame, calibration: Calibration, revision: str) -> str:
+def markdown(frame: pd.DataFrame, calibration: Calibration, model: str, revision: str) -> str:
     """Table by kind with clustered intervals."""
     lines = [
-        "# Open and yes/no questions on `val`: embedded",
+        f"# Open and yes/no questions on `val`: {model}",
         "",
         f"{DISCLAIMER} Reprint: `python -m eval.free --out eval/results`. Weights {revision}.",
         "",
@@ -116,22 +117,21 @@ def run(
 ) -> Path:  # fmt: skip
     """Ask, (optionally) fit the open-answer curve, write items and table. Returns the path of the table."""
     from assistant import Assistant
-    from assistant.model.vlm import WEIGHTS, write_calibration
 
-    folder, card = Path(out), WEIGHTS / "embedded" / "calibration.json"
+    folder, name, weights = Path(out), f"{model}-{NAME}", weights_of(model, fit=fit)
     folder.mkdir(parents=True, exist_ok=True)
     assistant = Assistant.load(model)
     val = load_records(OPEN_SETS, "val", data)
     diagnoses = diagnosis_names(val + load_records(["atlas"], "train", data))
     frame = answer_all(assistant, pick(val, per_kind, seed), diagnoses, seed)
-    frame.to_parquet(folder / f"{NAME}.items.parquet")
-    calibration = Calibration.read(card)
-    if fit:
+    frame.to_parquet(folder / f"{name}.items.parquet")
+    calibration = Calibration.read(weights / "calibration.json") if weights else Calibration()
+    if fit and weights:
         fitted = fit_open(frame["mean_logprob"], frame["open"], calibration)
         calibration = replace(calibration, open_slope=fitted.open_slope, open_offset=fitted.open_offset)
-        write_calibration(card.parent, calibration)
-    report = folder / f"{NAME}.md"
-    report.write_text(markdown(frame, calibration, assistant.revision), encoding="utf-8")
+        write_calibration(weights, calibration)
+    report = folder / f"{name}.md"
+    report.write_text(markdown(frame, calibration, model, assistant.revision), encoding="utf-8")
     print(report.read_text(encoding="utf-8"))
     return report
 

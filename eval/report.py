@@ -58,7 +58,7 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
     lines = [
         f"# Four-choice questions on `val`: {model}",
         "",
-        f"{DISCLAIMER} Reprint: `make results`; per-item scores are in `embedded-vqa.items.parquet`.",
+        f"{DISCLAIMER} Reprint: `make results`; per-item scores are in `{model}-vqa.items.parquet`.",
         "Intervals: bootstrap over slides or groups, 2,000 draws. Atlas diagnoses are slide-level.",
         "",
         "| items | n | groups | " + " | ".join(HEADS) + " |",

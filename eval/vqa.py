@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from assistant.chat.calibration import Calibration
 from assistant.chat.prompt import Question, Turn
-from eval.fit import fit_options
+from assistant.model.vlm import write_calibration
+from eval.fit import fit_options, weights_of
 from eval.report import vqa_markdown
 from eval.run import arguments
 from training.data.questions import ChoiceQuestion, diagnosis_names, four_choice
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, load_records
 
-NAME = "embedded-vqa"
+NAME = "vqa"
 _SAVE_EVERY = 100
 
 
@@ -45,7 +46,7 @@ def answer_all(assistant: Any, items: list[ChoiceQuestion], out: Path) -> pd.Dat
     from assistant.assistant import empty_field
     from assistant.images.intake import load_image
 
-    path = out / f"{NAME}.items.parquet"
+    path = out / f"{assistant.name}-{NAME}.items.parquet"
     rows: list[dict[str, Any]] = []
     if path.is_file():
         old = pd.read_parquet(path)
@@ -124,12 +125,10 @@ def run(
     Returns:
         Path of the Markdown table.
     """
-    from assistant.model.vlm import WEIGHTS, write_calibration
-
-    folder = Path(out)
-    card = WEIGHTS / "embedded" / "calibration.json"
+    folder, name = Path(out), f"{model}-{NAME}"
+    weights = weights_of(model, fit=fit)
     items = questions(data, seed)
-    path = folder / f"{NAME}.items.parquet"
+    path = folder / f"{name}.items.parquet"
     if report_only:
         frame = pd.read_parquet(path)
     else:
@@ -140,15 +139,15 @@ def run(
     if "probe" not in frame.columns:
         frame = add_baselines(frame, items, data)
         _write(frame, path)
-    calibration = Calibration.read(card)
-    if fit:
+    calibration = Calibration.read(weights / "calibration.json") if weights else Calibration()
+    if fit and weights:
         calibration = fit_options(frame[frame["open_licence"]], calibration)
-        write_calibration(card.parent, calibration)
+        write_calibration(weights, calibration)
     decided = decide(frame, calibration)
     table, numbers = vqa_markdown(decided, calibration, model)
     numbers["provenance"] = {"seed": seed, "revision": str(frame["revision"].iloc[0]), "machine": platform.machine()}
-    (folder / f"{NAME}.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    report = folder / f"{NAME}.md"
+    (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    report = folder / f"{name}.md"
     report.write_text(table, encoding="utf-8")
     print(table)
     return report
