@@ -1,4 +1,4 @@
-"""OpenAI-compatible HTTP API: ``/v1/models``, ``/v1/chat/completions``, ``/health``, ``/ready``.
+"""OpenAI-compatible HTTP API: ``/v1/models``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/health``, ``/ready``.
 
 One request is answered at a time, in a worker thread, since the model fills the machine anyway; a few wait in line, and
 the rest are refused with 429 at once. A place in line is taken before the body is read and images are decoded when the
@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from assistant.answer import Answer
+from assistant.api_embeddings import embeddings_router
 from assistant.api_guard import AuditLog, Guard, check_host, error_response
 from assistant.api_line import Line, Place, Produce
 from assistant.api_schema import (
@@ -43,6 +44,7 @@ from assistant.api_schema import (
     usage_object,
 )
 from assistant.errors import BadInput, PathAssistError
+from assistant.model.encoders.preset import DEFAULT as ENCODER
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -86,7 +88,10 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
         lifespan=lifespan,
     )
     app.add_middleware(Guard, settings=settings, api_key=api_key)
-    model = {"id": assistant.name, "object": "model", "created": born, "owned_by": "pathassist"}
+    served = {
+        name: {"id": name, "object": "model", "created": born, "owned_by": "pathassist"}
+        for name in (assistant.name, ENCODER)
+    }
 
     @app.exception_handler(PathAssistError)
     async def on_error(request: Request, error: PathAssistError) -> JSONResponse:
@@ -111,12 +116,13 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": list(served.values())}
 
     @app.get("/v1/models/{name}")
     async def one_model(name: str) -> dict[str, Any]:
-        _check_model(name, assistant.name)
-        return model
+        if name not in served:
+            raise HttpError(404, "model_not_found", f"model {name[:100]!r} is not served here; see /v1/models")
+        return served[name]
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -165,6 +171,7 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
         events = _events(head, first, reply, asked.usage_wanted)
         return StreamingResponse(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
+    app.include_router(embeddings_router(ENCODER, line, settings, _read_body))
     return app
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assistant import DISCLAIMER, __version__
+from assistant import DISCLAIMER, __version__, cli_cases, cli_encode
 from assistant.answer import Answer
 from assistant.cli_common import (
     ErrorGroup,
@@ -220,6 +220,10 @@ def version(as_json: Json = False) -> None:
             found[package] = None
     text = "\n".join(f"{name} {number or 'not installed'}" for name, number in found.items())
     finish(as_json, found, text)
+
+
+cli_encode.register(app)
+cli_cases.register(app)
 
 
 def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:

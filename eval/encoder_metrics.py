@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.clip.captions import plain_caption
+from training.data.captions import plain_caption
 from training.data.records import Record
 
 #: Classification task → the set it belongs to. The last three sets were never trained on.

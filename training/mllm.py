@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from assistant.model.mllm import last_states, one_word
-from training.clip.captions import Caption, draw_caption
 from training.clip.losses import info_nce
 from training.clip.pairs import PairSampler, not_negative
 from training.clip.train import FACTOR
+from training.data.captions import Caption, draw_caption
 from training.data.records import OPEN_SETS, Record, load_records
 from training.features import FeatureStore
 from training.stages import LORA_TARGETS, precision, warm_cosine

@@ -144,7 +144,7 @@ def _conversations(
 
 
 def publish(runs: Path, weights: Path) -> None:
-    """Copy tower, connector and adapter of finished runs into the shipped weights; ``runs/polish`` is the last stage."""
+    """Copy tower, connector and adapter of finished runs, ``runs/polish`` the last, into the shipped weights."""
     from assistant.model.vlm import write_sums
 
     weights.mkdir(parents=True, exist_ok=True)

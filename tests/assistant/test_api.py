@@ -54,7 +54,7 @@ def events(response: httpx.Response) -> list[Any]:
 
 
 def test_models_are_listed_and_fetched(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["echo"]
+    assert [model.id for model in client.models.list()] == ["echo", "pathclip-small"]
     assert client.models.retrieve("echo").owned_by == "pathassist"
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-4")

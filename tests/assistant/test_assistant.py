@@ -170,3 +170,18 @@ def test_threads_do_not_mix(tiny_assistant: Any, field: Image.Image) -> None:
 def test_too_many_images_are_refused_before_any_is_decoded(tiny_assistant: Any) -> None:
     with pytest.raises(BadInput, match="9 images in this conversation; at most 8"):
         tiny_assistant.ask([b"not an image"] * 9, "Which organ?")
+
+
+def test_embed_and_classify_use_the_named_encoder(tiny_assistant: Any, field: Image.Image) -> None:
+    from tests.assistant.model.encoders.test_classify import LABELS, ColourEncoder
+
+    tiny_assistant._encoders["colours"] = encoder = ColourEncoder()
+    assert (tiny_assistant.embed(field, encoder="colours") == encoder.embed_images([field])).all()
+    assert (tiny_assistant.embed(texts=["red"], encoder="colours") == encoder.embed_texts(["red"])).all()
+    found = tiny_assistant.classify([field, field], LABELS, encoder="colours")
+    assert [set(c.probabilities) for c in found] == [set(LABELS)] * 2
+    for wrong in ({}, {"images": field, "texts": ["red"]}):
+        with pytest.raises(BadInput, match="either images or texts"):
+            tiny_assistant.embed(**wrong)
+    with pytest.raises(BadInput, match=r"1 label\(s\) given"):
+        tiny_assistant.classify(field, ["red"], encoder="colours")

@@ -25,7 +25,7 @@ from assistant.errors import NotAvailable
 from tests.fakes import EchoAssistant
 from tests.serving import wait_for
 
-COMMANDS = ["ask", "ui", "serve", "doctor", "train", "eval", "version"]
+COMMANDS = ["ask", "ui", "serve", "doctor", "train", "eval", "version", "embed", "classify", "stain", "search"]
 
 
 @pytest.fixture

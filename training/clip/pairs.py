@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from training.clip.captions import Caption, draw_caption, subject_of
+from training.data.captions import Caption, draw_caption, subject_of
 from training.data.records import DataError, Record, balanced_weights
 
 
@@ -22,7 +22,7 @@ class PairSampler:
     Args:
         records: Training records; those without any fact are left out (see ``records`` afterwards).
         hard: Share of a batch drawn as hard partners of the rest.
-        synonym_share: See :func:`training.clip.captions.draw_caption`.
+        synonym_share: See :func:`training.data.captions.draw_caption`.
         factor: Extra sampling weight of a set.
     """
 

@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.augment import augment
-from training.clip.captions import Caption, read_pairs
 from training.clip.losses import info_nce, siglip
 from training.clip.models import Anchor, Towers, build_towers
 from training.clip.pairs import PairSampler, not_negative
+from training.data.captions import Caption, read_pairs
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
 from training.stages import precision, warm_cosine
@@ -52,7 +52,7 @@ class ClipRecipe:
         start: Weights of the timm network to begin with instead of ImageNet's.
         pretrained: open_clip's tag or file.
         centre: See ``assistant.model.encoders.pathclip.PathClipConfig``; so is ``taps``.
-        data: Files of own pairs (:func:`training.clip.captions.read_pairs`), joined to ``datasets``.
+        data: Files of own pairs (:func:`training.data.captions.read_pairs`), joined to ``datasets``.
         chunk: Images that go through the towers at once; the gradient cache joins chunks to a batch.
         lr: Of pretrained weights; ``head_lr`` is for projections and scale.
         stain: Strength of the jitter in haematoxylin–eosin–DAB space; ``min_scale`` is the smallest crop.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,12 @@ class Encoder(Protocol):
     Attributes:
         info: The card.
         id: ``name-hash`` of the weights: vectors of two encoders with the same id can be compared.
+        logit_scale: Factor on cosines before a softmax, as trained; None where there is no text tower.
     """
 
     info: EncoderInfo
     id: str
+    logit_scale: float | None
 
     def embed_images(self, images: Sequence[Image], batch_size: int = 32) -> NDArray[np.float32]:
         """Vectors [N, D] of length 1. ``images`` are RGB as ``assistant.images.intake`` returns them."""
@@ -56,3 +58,12 @@ class Encoder(Protocol):
         Raises:
             BadInput: An empty text, or an encoder without a text tower.
         """
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Indices of the texts that :meth:`embed_texts` cuts, since they hold more tokens than it reads."""
+
+    def prepare(self, image: Image) -> Any:
+        """The half of :meth:`embed_images` that needs no model; may run in several threads ahead of it."""
+
+    def embed_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """The other half: vectors [N, D] of length 1."""

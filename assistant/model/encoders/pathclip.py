@@ -21,7 +21,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +98,8 @@ class ImageTower(nn.Module):
         import timm
 
         self.centre, self.taps = config.centre, list(config.taps)
-        self.backbone: Any = timm.create_model(config.architecture, pretrained=False, num_classes=0)
-        channels = self.backbone.feature_info.channels() if self.taps else []
+        self.backbone: Any = cast("Any", timm.create_model(config.architecture, pretrained=False, num_classes=0))
+        channels = [int(stage["num_chs"]) for stage in self.backbone.feature_info]
         self.width = int(self.backbone.num_features) * (2 if config.centre else 1)
         self.width += 2 * sum(channels[tap] for tap in self.taps)
         self.register_buffer("shift", torch.zeros(self.width))
@@ -248,7 +248,7 @@ def minilm() -> Any:
 
     folder = store.minilm_folder()
     with torch.device("meta"):
-        model = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+        model: Any = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
     model.load_state_dict(minilm_state(), strict=False, assign=True)
     # Buffers that are in no checkpoint: positions and token types.
     length = model.config.max_position_embeddings

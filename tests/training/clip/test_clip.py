@@ -22,11 +22,11 @@ from PIL import Image
 from torch import nn
 
 from training.clip import train
-from training.clip.captions import draw_caption, plain_caption, read_pairs
 from training.clip.losses import info_nce, siglip
 from training.clip.models import Towers, build_towers
 from training.clip.pairs import PairSampler, not_negative
 from training.clip.train import ClipRecipe, backward, train_clip
+from training.data.captions import draw_caption, plain_caption, read_pairs
 from training.data.records import DataError, Record
 
 RECIPE = ClipRecipe(

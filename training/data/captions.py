@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.clip.knowledge import synonyms
+from training.data.knowledge import synonyms
 from training.data.records import DataError, Record, read_jsonl
 
 #: Facts that name what is shown, most telling first; a set has one of them.
