@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assistant import DISCLAIMER, __version__, cli_cases, cli_encode
+from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_report
 from assistant.answer import Answer
 from assistant.cli_common import (
     ErrorGroup,
@@ -193,22 +193,6 @@ def train(
     finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
 
 
-@app.command(
-    "eval", epilog="\b\nExample:\n  pathassist eval vqa --model embedded --data ../shared/data --out runs/vqa\n"
-)
-def evaluate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Benchmark to run, for example vqa.")],
-    model: Model = "embedded",
-    data: Annotated[Path | None, typer.Option(help="Data root; default PATHASSIST_DATA, else ../shared/data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a model on a benchmark."""
-    with extra("eval"):
-        result = importlib.import_module("eval.run").run(task=task, model=model, data=data, out=out)
-    finish(as_json, {"task": task, "model": model, "result": result}, f"{task}: {result}")
-
-
 @app.command()
 def version(as_json: Json = False) -> None:
     """Show the versions to name in a bug report."""
@@ -222,6 +206,7 @@ def version(as_json: Json = False) -> None:
     finish(as_json, found, text)
 
 
+cli_report.register(app)
 cli_encode.register(app)
 cli_cases.register(app)
 

@@ -25,7 +25,9 @@ from assistant.errors import NotAvailable
 from tests.fakes import EchoAssistant
 from tests.serving import wait_for
 
-COMMANDS = ["ask", "ui", "serve", "doctor", "train", "eval", "version", "embed", "classify", "stain", "search"]
+COMMANDS = [
+    "ask", "ui", "serve", "doctor", "train", "eval", "version", "report", "embed", "classify", "stain", "search",
+]  # fmt: skip
 
 
 @pytest.fixture

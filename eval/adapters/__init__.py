@@ -1,0 +1,1 @@
+"""Others' harnesses run on us unchanged: lmms-eval, VLMEvalKit, MTEB, clip_benchmark. None of them is a dependency."""

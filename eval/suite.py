@@ -1,0 +1,165 @@
+"""The whole local suite for one model, sized for two CPU cores and 30 minutes; a second run goes on where it stopped.
+
+    python -m eval.suite --model embedded --out runs/suite
+
+Every task has its own run folder, so an interrupted suite loses at most one batch, and a finished one is read back in
+seconds. A task whose data or model part is missing is listed as skipped, with the reason; it is never silently left
+out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant.errors import NotAvailable, PathAssistError
+from assistant.model.encoders.base import Encoder
+from eval.conditions import CONTROLS
+from eval.local_vqa import LocalVQA
+from eval.models import Model, load_encoder, load_model
+from eval.page import write_report
+from eval.pathmmu import PathMMU
+from eval.pathvqa import PathVQA
+from eval.provenance import read_json, write_json
+from eval.refpath import RefPath
+from eval.runner import Progress, Run, read_run, run_task, save_run
+from eval.task import Root, Task
+
+#: Questions of each set and kind: enough for an interval, few enough for the half hour with three controls.
+PER_PART = 40
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of the suite with its split and what is shown."""
+
+    task: Task
+    split: str
+    shown: Sequence[str]
+
+
+def steps() -> list[Step]:
+    """The suite; benchmarks whose files are absent are skipped with their reason."""
+    return [
+        Step(LocalVQA(PER_PART), "val", ("image", *CONTROLS)),
+        Step(PathMMU(), "val", ("image", *CONTROLS)),
+        Step(PathMMU(rotations=5), "val", ("text",)),
+        Step(RefPath(), "testA", ("image", "blank", "shuffled")),
+        Step(PathVQA(), "test", ("image", *CONTROLS)),
+    ]
+
+
+def run_suite(
+    model: Model,
+    *,
+    encoder: Callable[[], Encoder] | None = None,
+    root: Root = None,
+    out: str | os.PathLike[str] = "runs/suite",
+    seed: int = 0,
+    progress: Progress | None = None,
+    plan: Sequence[Step] | None = None,
+) -> tuple[list[Run], dict[str, str], Path]:
+    """Run every step, then write ``suite.json`` and ``report.html``.
+
+    Args:
+        encoder: Makes the encoder of the embedding tasks; None skips them.
+        plan: Steps other than :func:`steps`.
+
+    Returns:
+        Finished runs, reasons of what was skipped, and the path of the report.
+
+    Raises:
+        NotAvailable: Nothing could be run.
+    """
+    folder = Path(out)
+    began = time.perf_counter()
+    runs: list[Run] = []
+    skipped: dict[str, str] = {}
+    for step in steps() if plan is None else plan:
+        try:
+            runs.append(
+                run_task(
+                    step.task,
+                    model,
+                    root=root,
+                    split=step.split,
+                    out=folder,
+                    shown=step.shown,
+                    seed=seed,
+                    progress=progress,
+                )
+            )
+        except PathAssistError as error:
+            skipped[step.task.name] = str(error)
+    try:
+        if encoder is None:
+            raise NotAvailable("no encoder was named; add --encoder NAME")
+        runs.append(_embedding(encoder(), root, folder, seed))
+    except PathAssistError as error:
+        skipped["pmeb-style"] = str(error)
+    if not runs:
+        raise NotAvailable(f"no task could be run: {'; '.join(skipped.values())}")
+    write_json(folder / "suite.json", {
+        "model": model.name, "revision": model.revision, "seconds_now": round(time.perf_counter() - began, 2),
+        "seconds": round(sum(float(run.info["seconds"]) for run in runs), 2), "skipped": skipped,
+        "runs": [run.folder.name for run in runs],
+    })  # fmt: skip
+    return runs, skipped, write_report([run.folder for run in runs], folder / "report.html")
+
+
+def _embedding(encoder: Encoder, root: Root, folder: Path, seed: int) -> Run:
+    """The embedding tasks; a finished run of the same weights is read back."""
+    from eval.pmeb import VERSION, run_pmeb
+
+    for path in folder.glob("pmeb-style-val-*/run.json"):
+        info = read_json(path)
+        if (info["revision"], info["version"], info["seed"]) == (encoder.id, VERSION, seed):
+            return read_run(path.parent)
+    began = time.perf_counter()
+    rows, summary = run_pmeb(encoder, root, "val", seed=seed)
+    seconds = time.perf_counter() - began
+    return save_run(
+        "pmeb-style",
+        VERSION,
+        encoder.info.name,
+        encoder.id,
+        rows,
+        summary,
+        split="val",
+        out=folder,
+        seconds=seconds,
+        seed=seed,
+    )
+
+
+def main() -> None:
+    """Command line: ``python -m eval.suite [--model] [--encoder] [--data] [--out] [--seed]``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--encoder", help="encoder of the embedding tasks, for example pathclip-small")
+    parser.add_argument("--data", help="data root (default: PATHASSIST_DATA or ../shared/data)")
+    parser.add_argument("--out", default="runs/suite")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    keywords: dict[str, Any] = {"root": args.data, "out": args.out, "seed": args.seed}
+    try:
+        encoder = (lambda: load_encoder(args.encoder)) if args.encoder else None
+        runs, skipped, report = run_suite(load_model(args.model), encoder=encoder, **keywords)
+    except PathAssistError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    for run in runs:
+        print(f"{run.info['task']}: n {run.info['n']}, errors {run.info['errors']}, {run.info['seconds']:.0f} s")
+    for task, reason in skipped.items():
+        print(f"{task}: skipped, {reason}")
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
