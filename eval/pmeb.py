@@ -7,8 +7,8 @@ apart.
     classification   image against label prompts (three wordings averaged): balanced accuracy
     image to image   another image with the same label, never of the same slide or group: recall@1, @5, mAP
     text to image    a description against all atlas images; image to text the other way round
-    composed         an image and "the same, stained by X": an image of the same case in that stain; controls: image
-                     only, text only
+    composed         an image and "the same, stained by X": an image of the same case in that stain; the sum of both
+                     vectors, or the encoder's own way; controls: image only, text only
 """
 
 from __future__ import annotations
@@ -139,7 +139,11 @@ def composed(encoder: Encoder, records: Sequence[Record], vectors: Vectors) -> l
         own = groups[queries][:, None] == groups[None, :]
         both = vectors[queries] + texts[stain]
         both /= np.linalg.norm(both, axis=1, keepdims=True)
-        kinds = {"image": both, "image only": vectors[queries], "text": np.tile(texts[stain], (len(queries), 1))}
+        kinds = {"image": both}
+        if hasattr(encoder, "embed_composed"):  # an encoder that reads image and text together needs no sum
+            pictures = [load_image(records[i].image) for i in queries]
+            kinds = {"image": encoder.embed_composed(pictures, f"the same tissue stained by {stain}"), "sum": both}
+        kinds |= {"image only": vectors[queries], "text": np.tile(texts[stain], (len(queries), 1))}
         for condition, query in kinds.items():
             scores = np.where(own, -np.inf, (query @ vectors.T).astype(np.float64))
             rows += _ranked([records[i] for i in queries], "composed/atlas", condition, scores, relevant, stain)

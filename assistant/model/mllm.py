@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
 NAME = "embedded-mllm"
+#: One over the temperature of training (``training/recipes/mllm.yaml``).
+LOGIT_SCALE = 20.0
 #: Longest text in tokens; the rest is cut.
 MAX_TEXT_TOKENS = 512
 _ASK = "Summarise {} in one word:"
@@ -92,6 +94,7 @@ class MllmEncoder:
 
     def __init__(self, assistant: Assistant, adapter: Path | None, licence: str = "Apache-2.0") -> None:
         self._assistant = assistant
+        self.logit_scale: float | None = LOGIT_SCALE
         model: Any = assistant.model
         self.id = f"{NAME}-{assistant.revision.removeprefix('embedded-')}"
         if adapter is not None:
@@ -125,6 +128,22 @@ class MllmEncoder:
     def embed_texts(self, texts: Sequence[str], batch_size: int = 16) -> NDArray[np.float32]:
         """Unit vectors [N, H]."""
         return self.embed([Composed(text=self._cut(text)) for text in texts], batch_size)
+
+    def embed_composed(self, images: Sequence[Image], text: str, batch_size: int = 16) -> NDArray[np.float32]:
+        """Unit vectors [N, H] of each image together with one text, such as "like this, but in the liver"."""
+        return self.embed([Composed((image,), self._cut(text)) for image in images], batch_size)
+
+    def prepare(self, image: Image) -> Image:
+        """Nothing to do ahead: the processor works on whole batches."""
+        return image
+
+    def embed_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """As :meth:`embed_images`."""
+        return self.embed_images(prepared)
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Indices of the texts that are cut."""
+        return [i for i, text in enumerate(texts) if self._cut(text) != text]
 
     def _cut(self, text: str) -> str:
         tokenizer = self._assistant.processor.tokenizer

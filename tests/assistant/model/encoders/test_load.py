@@ -68,22 +68,22 @@ def test_every_card_reads_and_says_its_licence() -> None:
     names = encoder_names()
     assert names[0] == "pathclip-small"
     assert set(names) == {
-        "pathclip-small", "pathclip", "plip", "quiltnet-b32", "conch", "uni", "uni2-h", "keep", "pluto"
+        "pathclip-small", "embedded-mllm", "pathclip", "plip", "quiltnet-b32", "conch", "uni", "uni2-h", "keep", "pluto"
     }  # fmt: skip
     for name in names:
         preset = encoder_preset(name)
         assert preset.name == name
         assert preset.licence
         assert preset.info.preprocessing.startswith(preset.image.resize)
-        ours = preset.loader in ("pathclip_small", "closed")
+        ours = preset.loader in ("pathclip_small", "mllm", "closed")
         assert (preset.source is None) == ours
         assert bool(preset.weights) != ours
-        assert preset.research_only == (name not in ("pathclip-small", "quiltnet-b32"))
+        assert preset.research_only == (name not in ("pathclip-small", "embedded-mllm", "quiltnet-b32"))
 
 
 def test_unknown_closed_and_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BadInput, match="unknown encoder 'magic'; choose one of: pathclip-small, conch"):
+    with pytest.raises(BadInput, match="unknown encoder 'magic'; choose one of: pathclip-small, conch, embedded-mllm"):
         load_encoder("magic")
     with pytest.raises(BadInput, match="unknown weight source"):
         load_encoder("plip", source="ftp")
