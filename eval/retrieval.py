@@ -84,8 +84,8 @@ def markdown(numbers: dict[str, Any]) -> str:
         "",
         f"{DISCLAIMER} Reprint: `python -m eval.retrieval`. Each field of `val` asks the whole atlas without its own",
         "slide; intervals: bootstrap over slides. Only fields for which another slide shares the label are asked.",
-        f"Words are organ and diagnosis of the query; both: the image weighs {WEIGHT:g}. The encoder was trained on the",
-        "train part of the gallery, but on no slide that asks.",
+        f"Words are organ and diagnosis of the query; both: the image weighs {WEIGHT:g}. The encoder was trained on",
+        "the train part of the gallery, but on no slide that asks.",
     ]
     for kind in next(iter(numbers.values())):
         first = next(iter(numbers.values()))[kind]
