@@ -13,16 +13,22 @@ apart.
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from assistant.answer import DISCLAIMER
 from assistant.images.intake import load_image
+from assistant.model.encoders import load_encoder
 from assistant.model.encoders.base import Encoder
 from eval.metrics.ranking import average_precision, balanced_accuracy, recall_at
+from eval.provenance import read_json
 from eval.stats import cluster_interval, cluster_statistic
 from eval.task import SUMMARY, Root
 from training.data.questions import LABELS
@@ -205,3 +211,53 @@ def _row(record: Record, part: str, condition: str, suffix: str = "", **scores: 
 def _caption(record: Record) -> str:
     facts = [record.facts.get(k) for k in ("organ", "diagnosis", "stain")]
     return ", ".join(f for f in facts if f)
+
+
+def markdown(runs: Sequence[dict[str, Any]]) -> str:
+    """Runs beside each other: a row a task and measure, a column an encoder, controls below their task.
+
+    Args:
+        runs: ``run.json`` of finished runs of this task.
+    """
+    names = [run["model"] for run in runs]
+    lines = [
+        f"# {VERSION} on `{runs[0]['split']}`",
+        "",
+        f"{DISCLAIMER} Not the published PMEB, see `eval/pmeb.py`. Intervals: 95 %, bootstrap over slides or groups.",
+        f"Reprint: `python -m eval.pmeb {' '.join(names)}`. Encoders: {', '.join(r['revision'] for r in runs)}.",
+        "",
+        "| task | measure | shown | n | " + " | ".join(names) + " |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    tables = [{(s["part"], s["metric"], s["condition"]): s for s in run["summary"]} for run in runs]
+    for key in dict.fromkeys(k for table in tables for k in table):
+        found = [table.get(key) for table in tables]
+        cells = ["–" if s is None else f"{s['value']:.3f} [{s['low']:.2f}, {s['high']:.2f}]" for s in found]
+        n = next(s["n"] for s in found if s is not None)
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {n} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Command line: ``python -m eval.pmeb ENCODER… [--runs DIR] [--out DIR]``: run what is missing, and tabulate."""
+    from eval.run import run_one
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoders", nargs="+")
+    parser.add_argument("--data")
+    parser.add_argument("--runs", type=Path, default=Path("runs/pmeb"))
+    parser.add_argument("--out", type=Path, default=Path("eval/results"))
+    args = parser.parse_args()
+    runs = []
+    for name in args.encoders:
+        kept = [read_json(p) for p in args.runs.glob(f"pmeb-style-val-{name}-*/run.json")]
+        current = load_encoder(name).id
+        run = next((r for r in kept if (r["revision"], r["version"]) == (current, VERSION)), None)
+        runs.append(run or run_one("pmeb-style", name, args.data, args.runs).info)
+    (args.out / "pmeb-style.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    (args.out / "pmeb-style.md").write_text(markdown(runs), encoding="utf-8")
+    print(markdown(runs))
+
+
+if __name__ == "__main__":
+    main()
