@@ -113,7 +113,7 @@ class PathClipTowers(Towers):
     @torch.no_grad()
     def standardise(self, pixels: Iterable[torch.Tensor]) -> None:
         visual = self.model.visual
-        found = torch.cat([self.features(batch) for batch in pixels])
+        found = torch.cat([self.features(batch.to(self.mean.device)) for batch in pixels])
         visual.shift.copy_(found.mean(0))
         visual.spread.copy_(found.std(0).clamp(min=1e-3))
 
