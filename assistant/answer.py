@@ -47,6 +47,19 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A passage from the user's own notes; ``score`` is its cosine to question and answer."""
+
+    id: str
+    score: float
+    title: str
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "score": self.score, "title": self.title, "text": self.text}
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens of the prompt (image tokens included) and of the reply."""
 
@@ -64,6 +77,10 @@ class Answer:
         abstained: True when ``confidence`` is below the threshold in force.
         best_guess: The answer the model would have given, always filled.
         options: Probability of each option of a closed question, in the order given; empty for open questions.
+        cases: Similar cases; cited in ``text`` as [1], [2] … in this order.
+        notes: Passages from notes; their numbers go on after those of the cases.
+        support: Whether a case has a label that the answer names: ``"supported"``, ``"unsupported"``, ``"unknown"``, or
+            "" without cases; ``support_text`` says it in a sentence.
         warnings: Plain sentences about the input, for example "the image is nearly blank".
         mean_logprob: Mean log-probability of the tokens of an open answer; None for a closed question.
         finish_reason: ``"stop"``, ``"length"`` or ``"cancelled"``.
@@ -77,6 +94,9 @@ class Answer:
     boxes: tuple[Box, ...] = ()
     tools: tuple[ToolCall, ...] = ()
     cases: tuple[Case, ...] = ()
+    notes: tuple[Note, ...] = ()
+    support: str = ""
+    support_text: str = ""
     warnings: tuple[str, ...] = ()
     model: str = ""
     usage: Usage = Usage()
@@ -86,7 +106,13 @@ class Answer:
     disclaimer: str = DISCLAIMER
 
     def pathology(self) -> dict[str, Any]:
-        """The ``pathology`` object of the HTTP API (also printed by ``--json``)."""
+        """The ``pathology`` object of the HTTP API (also printed by ``--json``).
+
+        ``support`` is there where a case library was searched, ``notes`` where passages were found.
+        """
+        evidence: dict[str, Any] = {"support": self.support} if self.support else {}
+        if self.notes:
+            evidence["notes"] = [n.as_dict() for n in self.notes]
         return {
             "confidence": round(self.confidence, 4),
             "abstained": self.abstained,
@@ -95,6 +121,7 @@ class Answer:
             "boxes": [b.as_dict() for b in self.boxes],
             "tools": [t.as_dict() for t in self.tools],
             "cases": [c.as_dict() for c in self.cases],
+            **evidence,
             "warnings": list(self.warnings),
             "disclaimer": self.disclaimer,
         }

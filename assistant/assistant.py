@@ -18,17 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.answer import Answer, Usage
 from assistant.chat.calibration import Calibration
+from assistant.chat.evidence import with_evidence, without_evidence
 from assistant.chat.prompt import Question, Turn, parse_question, to_messages
 from assistant.errors import BadInput
 from assistant.images.intake import blankness, image_warnings, load_images
 from assistant.model.encoders.preset import DEFAULT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from assistant.cases.library import Library
+    from assistant.cases.notes import Notes
     from assistant.model.encoders.base import Encoder
     from assistant.model.encoders.classify import Classified
 
@@ -74,11 +79,14 @@ class Assistant:
         revision: str = "",
         calibration: Calibration | None = None,
         context_tokens: int = 2048,
+        library: Library | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self.model, self.processor, self.engine = model, processor, engine
         self.name, self.revision = name, revision
         self.calibration = calibration or Calibration()
         self.context_tokens = context_tokens
+        self.library, self.notes = library, notes
         self._lock = threading.Lock()
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._encoders: dict[str, Encoder] = {}
@@ -92,6 +100,8 @@ class Assistant:
         quantization: str | None = None,
         threshold: float | None = None,
         progress: bool = True,
+        library: str | None = None,
+        notes: str | Path | None = None,
     ) -> Assistant:
         """Load a preset.
 
@@ -101,15 +111,24 @@ class Assistant:
             quantization: ``"4bit"`` or ``"8bit"`` (needs CUDA), else None.
             threshold: Confidence below which the answer is "not enough evidence"; default as calibrated.
             progress: Show progress bars for downloads.
+            library: URL of a case library (``faiss:DIR``, ``postgresql://…``): similar cases come with every answer
+                about an image.
+            notes: Folder of ``pathassist notes``: fitting passages come with every answer.
 
         Raises:
-            BadInput: Unknown preset or option.
+            BadInput: Unknown preset or option; no library or notes there.
             NotAvailable: Weights or hardware are missing; the message says what to do.
         """
         from assistant.model.load import load_assistant_parts
 
+        # Before the model: what is wrong here is known at once.
+        opened_notes = _open_notes(notes) if notes is not None else None
+        opened_library = _open_library(library) if library is not None else None
         parts = load_assistant_parts(preset, source=source, quantization=quantization, progress=progress)
         made = cls(**parts)
+        made.library, made.notes = opened_library, opened_notes
+        if opened_library is not None:
+            made._encoders[opened_library.encoder.info.name] = opened_library.encoder
         if threshold is not None:
             made.calibration = _with_threshold(made.calibration, threshold)
         return made
@@ -165,7 +184,7 @@ class Assistant:
         if total > self.max_images:  # before any of them is decoded
             raise BadInput(f"{total} images in this conversation; at most {self.max_images} are allowed")
         pictures = tuple(load_images(images)) if images is not None else ()
-        turns = [*history, Turn("user", asked.prompt(), pictures)]
+        turns = [*map(without_evidence, history), Turn("user", asked.prompt(), pictures)]
         warnings = [w for picture in pictures for w in image_warnings(picture)]
         if total == 0:
             warnings.append(NO_IMAGE)
@@ -175,11 +194,13 @@ class Assistant:
             seen = [image for turn in kept for image in turn.images]
             prepared = _Prepared(asked, ids, seen, calibration, tuple(warnings), empty, began)
             if asked.closed:
-                yield from self._closed(prepared)
+                pieces = self._closed(prepared)
             else:
                 generator = torch.Generator().manual_seed(seed) if seed is not None else None
                 settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-                yield from self._open(prepared, stop, generator=generator, **settings)
+                pieces = self._open(prepared, stop, generator=generator, **settings)
+            for piece in pieces:
+                yield from self._with_evidence(piece, prepared, turns) if isinstance(piece, Answer) else (piece,)
 
     def embed(
         self, images: Any = None, *, texts: Sequence[str] | None = None, encoder: str = DEFAULT
@@ -216,6 +237,17 @@ class Assistant:
 
                 self._encoders[name] = load_encoder(name)
             return self._encoders[name]
+
+    def _with_evidence(self, answer: Answer, p: _Prepared, turns: Sequence[Turn]) -> Iterator[str | Answer]:
+        """The citations as a last piece of text, unless the answer is an abstention, and the answer with them."""
+        if answer.finish_reason == "cancelled" or (self.library is None and self.notes is None):
+            yield answer
+            return
+        shown = next((turn.images for turn in reversed(turns) if turn.images), ())
+        cited = with_evidence(answer, p.asked, () if p.empty else shown, self.library, self.notes)
+        if not cited.abstained and cited.text != answer.text:
+            yield cited.text[len(answer.text.rstrip()) :]
+        yield replace(cited, seconds=time.perf_counter() - p.began)
 
     # -- the two ways to answer ------------------------------------------------------------------------------------
 
@@ -367,6 +399,18 @@ def empty_field(size: tuple[int, int]) -> Image:
     from PIL import Image as Pil
 
     return Pil.new("RGB", size, (244, 240, 246))
+
+
+def _open_library(url: str) -> Library:
+    from assistant.cases.library import Library
+
+    return Library.open(url)
+
+
+def _open_notes(folder: str | Path) -> Notes:
+    from assistant.cases.notes import Notes
+
+    return Notes(folder)
 
 
 def _check(max_new_tokens: int, temperature: float, top_p: float) -> None:

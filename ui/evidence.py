@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from assistant.answer import DISCLAIMER, Answer, Case, ToolCall
+from assistant.answer import DISCLAIMER, Answer, Case, Note, ToolCall
 
 NOT_ENOUGH = "Not enough evidence"
 _PICTURE_SIDE = 640
@@ -143,7 +143,11 @@ def _body(record: Record) -> str:
     if answer.tools:
         parts.append(f"<h3>Tools</h3>{''.join(map(_tool, answer.tools))}")
     if answer.cases:
-        parts.append(f'<h3>Similar cases</h3><ul class="cases">{"".join(map(_case, answer.cases))}</ul>')
+        items = "".join(_case(number, case) for number, case in enumerate(answer.cases, 1))
+        parts.append(f'<h3>Similar cases</h3>{_support(answer)}<ul class="cases">{items}</ul>')
+    if answer.notes:
+        items = "".join(_note(number, note) for number, note in enumerate(answer.notes, len(answer.cases) + 1))
+        parts.append(f"<h3>From the notes</h3>{items}")
     ended = " · ended at the length limit" if answer.finish_reason == "length" else ""
     parts.append(
         f'<p class="meta">{escape(answer.model)} · {answer.seconds:.1f} s · {answer.usage.prompt_tokens} + '
@@ -194,11 +198,24 @@ def _tool(call: ToolCall) -> str:
     return f"<details><summary>{escape(call.name)} ({call.seconds:.1f} s)</summary><pre>{escape(cut)}</pre></details>"
 
 
-def _case(case: Case) -> str:
+def _support(answer: Answer) -> str:
+    """How the labels of the cases go with the answer, in words and not by colour alone."""
+    if not answer.support_text:
+        return ""
+    return f'<p class="support {escape(answer.support)}" role="note">{escape(answer.support_text)}</p>'
+
+
+def _note(number: int, note: Note) -> str:
+    head = f"[{number}] {escape(note.title)} ({note.score:.2f})"
+    return f"<details><summary>{head}</summary><p>{escape(note.text)}</p></details>"
+
+
+def _case(number: int, case: Case) -> str:
     """Only pixels that came with the answer are shown: a path or URL is not for the browser to follow."""
     inline = case.thumbnail if case.thumbnail and case.thumbnail.startswith("data:image/") else ""
     picture = f'<img src="{escape(inline)}" alt="" width="48" height="48">' if inline else ""
-    return f"<li>{picture}<span>{escape(case.title or case.id)}</span> <small>{case.score:.2f}</small></li>"
+    title = escape(case.title or "untitled")
+    return f"<li><b>[{number}]</b>{picture}<span>{title}</span> <small>{case.score:.2f}</small></li>"
 
 
 def _bar(label: str, share: float, word: str, *, small: bool = False, tick: float | None = None) -> str:

@@ -8,6 +8,7 @@ import gradio as gr
 
 STATIC = Path(__file__).with_name("static")
 CSS = STATIC / "style.css"
+CASES_CSS = STATIC / "cases.css"
 ICON = STATIC / "icon.svg"
 
 _TEAL = gr.themes.Color(

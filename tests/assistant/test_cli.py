@@ -228,7 +228,8 @@ def test_ui_hands_its_options_to_the_page(run: Callable[..., Result], monkeypatc
     calls: list[dict[str, Any]] = []
     fake_module(monkeypatch, "ui.app", launch=lambda **keywords: calls.append(keywords))
     assert run("ui", "--port", "7999", "--no-open").exit_code == 0
-    assert calls == [{"host": "127.0.0.1", "port": 7999, "model": "embedded", "open_browser": False}]
+    asked = {"host": "127.0.0.1", "port": 7999, "model": "embedded", "library": None, "notes": None}
+        assert calls == [asked | {"open_browser": False}]
 
 
 def test_a_missing_extra_is_named(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
