@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_notes, cli_report
+from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_notes, cli_report, cli_tools
 from assistant.answer import Answer
 from assistant.cli_common import (
     ErrorGroup,
@@ -218,6 +218,7 @@ cli_report.register(app)
 cli_encode.register(app)
 cli_cases.register(app)
 cli_notes.register(app)
+cli_tools.register(app)
 
 
 def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:

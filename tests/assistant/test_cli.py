@@ -229,7 +229,7 @@ def test_ui_hands_its_options_to_the_page(run: Callable[..., Result], monkeypatc
     fake_module(monkeypatch, "ui.app", launch=lambda **keywords: calls.append(keywords))
     assert run("ui", "--port", "7999", "--no-open").exit_code == 0
     asked = {"host": "127.0.0.1", "port": 7999, "model": "embedded", "library": None, "notes": None}
-        assert calls == [asked | {"open_browser": False}]
+    assert calls == [asked | {"open_browser": False}]
 
 
 def test_a_missing_extra_is_named(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from training.data.records import DataError
 
 ROW = {
     "No": 3, "img": "a.png", "question": "Which pattern?",
-    "options": ["A) Palisading", "B) Rosettes", "C) Whorls (loose)"], "answer": "C) Whorls (loose)", "explanation": "Cells turn around a centre.",
+    "options": ["A) Palisading", "B) Rosettes", "C) Whorls (loose)"],
+    "answer": "C) Whorls (loose)", "explanation": "Cells turn around a centre.",
 }  # fmt: skip
 
 

@@ -1,0 +1,247 @@
+"""The tools measured on ``val``: accuracy with intervals and baselines, seconds and memory.
+
+    OMP_NUM_THREADS=1 python -m eval.tools --out eval/results --publish
+
+``--publish`` also writes the numbers that tool cards show (``assistant/weights/tools/measured.json``). Intervals are
+95 %, by bootstrap over images or their groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from assistant.images.intake import load_image
+from assistant.images.stain import separate_stains
+from assistant.tools import fields
+from assistant.tools.base import MEASURED, Measured
+from assistant.tools.heads import Head, load_head
+from assistant.tools.nuclei import watershed_nuclei
+from eval.metrics.segmentation import aggregated_jaccard, dice, panoptic_quality
+from eval.stats import cluster_interval
+from training.data.records import data_root, read_jsonl
+from training.tools.features import labelled_features
+from training.tools.heads import OTHER, head_labels
+
+COMMAND = "OMP_NUM_THREADS=1 python -m eval.tools --out eval/results --publish"
+NUCLEI_SETS = {"monuseg": 0.25, "consep_patches": 0.25, "dsb2018_stained": 0.25}
+SIDES = (512, 1024, 4096)
+_TIMED = ("check_quality", "segment_nuclei", "classify_tissue", "classify_cervical_cell")
+
+
+def otsu_components(stain: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Control: connected parts above Otsu's threshold, without a watershed."""
+    from skimage.filters import gaussian, threshold_otsu
+    from skimage.measure import label
+    from skimage.morphology import remove_small_objects
+
+    smooth = gaussian(stain, 1.0)
+    found: NDArray[np.int32] = label(remove_small_objects(smooth > threshold_otsu(smooth), max_size=40))
+    return found
+
+
+def nuclei(limit: int) -> list[Measured]:
+    """PQ, AJI, Dice and count error of the watershed, and PQ of the control, on each set's ``val``."""
+    found = []
+    for name, mpp in NUCLEI_SETS.items():
+        rows = [r for r in read_jsonl(data_root() / name / "index.jsonl") if r["split"] == "val"][:limit]
+        table: dict[str, list[float]] = {}
+        for row in rows:
+            truth = np.asarray(Image.open(data_root() / name / str(row["instances"])))
+            stain = separate_stains(load_image(data_root() / name / str(row["image"])))["hematoxylin"]
+            ids, control = watershed_nuclei(stain, mpp), otsu_components(stain)
+            true_count = len(np.unique(truth)) - 1
+            values = {
+                "PQ": panoptic_quality(truth, ids).pq, "AJI": aggregated_jaccard(truth, ids), "Dice": dice(truth, ids),
+                "PQ of the control (Otsu, no watershed)": panoptic_quality(truth, control).pq,
+            }  # fmt: skip
+            if true_count:
+                values["relative count error"] = abs(int(ids.max()) - true_count) / true_count
+            for metric, value in values.items():
+                table.setdefault(metric, []).append(value)
+        groups = [str(r.get("source_image", r["image"])) for r in rows]
+        for metric, values_ in table.items():
+            clusters = groups if len(values_) == len(groups) else [str(i) for i in range(len(values_))]
+            mean, low, high = cluster_interval(values_, clusters)
+            found.append(Measured(metric, f"{name} val", mean, low, high, len(values_)))
+    return found
+
+
+def balanced(truth: Sequence[str], guess: Sequence[str], draws: int = 1000) -> tuple[float, float, float]:
+    """Balanced accuracy with a bootstrap interval that resamples within each class."""
+    y, hit = np.asarray(truth), np.asarray(truth) == np.asarray(guess)
+    generator = np.random.default_rng(0)
+    parts = [hit[y == name] for name in np.unique(y)]
+    sampled = [[generator.choice(part, len(part)).mean() for part in parts] for _ in range(draws)]
+    low, high = np.percentile(np.mean(sampled, axis=1), (2.5, 97.5))
+    return float(np.mean([part.mean() for part in parts])), float(low), float(high)
+
+
+def heads() -> dict[str, list[Measured]]:
+    """Balanced accuracy of every head on ``val``, and of the likeliest class as control."""
+    records, features = labelled_features(Path("runs/encoder"))
+    found: dict[str, list[Measured]] = {"classify_tissue": [], "classify_cervical_cell": []}
+    for name, labels in head_labels(records).items():
+        rows = [i for i, r in enumerate(records) if r.split == "val" and labels[i]]
+        truth, head = [str(labels[i]) for i in rows], load_head(name)
+        guess = answers(head, features[rows])
+        tool = "classify_cervical_cell" if name == "cervical" else "classify_tissue"
+        where = f"{name} val, {len(head.classes)} classes, chance {1 / len(head.classes):.2f}"
+        found[tool].append(Measured("balanced accuracy", where, *balanced(truth, guess), len(rows)))
+        if name == "site":
+            known = [t != OTHER for t in truth]
+            for metric, part, wanted in (
+                ("called 'other' though known", known, True), ("called 'other' rightly", [not k for k in known], True),
+            ):  # fmt: skip
+                hits = [(g == OTHER) == wanted for g, k in zip(guess, part, strict=True) if k]
+                groups = [records[i].group for i, k in zip(rows, part, strict=True) if k]
+                found[tool].append(Measured(metric, f"{name} val", *cluster_interval(hits, groups), len(hits)))
+        if name == "cervical":
+            two = [["abnormal", "normal"][t.startswith("normal")] for t in truth]
+            normal = head.probabilities(features[rows])[:, [c.startswith("normal") for c in head.classes]].sum(axis=1)
+            summary = ["normal" if p > 0.5 else "abnormal" for p in normal]
+            where = "Herlev val, normal against abnormal, chance 0.50"
+            found[tool].append(Measured("balanced accuracy", where, *balanced(two, summary), len(rows)))
+    return found
+
+
+def answers(head: Head, features: NDArray[np.float32]) -> list[str]:
+    """Classes as the tool says them: "other" under the threshold."""
+    shares = head.probabilities(features)
+    best = shares.argmax(axis=1)
+    sure = shares.max(axis=1) >= head.threshold
+    return [head.classes[i] if ok else OTHER for i, ok in zip(best, sure, strict=True)]
+
+
+def stains(per_slide: int = 6) -> list[Measured]:
+    """Kind of stain guessed right on ``val``: H&E sets, immunostained slides, and sets that are neither."""
+    pink = ("monuseg", "consep_patches", "crc_polyp5", "lc25000_lung", "pcam_1k", "glas", "luad_tissue_seg")
+    sets = {"H&E-like": pink, "other or uncertain": ("bccd_boxes", "herlev_pap", "wbc_seg")}  # fmt: skip
+    items: list[tuple[str, str, Path]] = []
+    for wanted, names in sets.items():
+        for name in names:
+            rows = [r for r in read_jsonl(data_root() / name / "index.jsonl") if r["split"] == "val"]
+            step = max(1, len(rows) // 15)
+            items += [(wanted, f"{name}/{r['image']}", data_root() / name / str(r["image"])) for r in rows[::step]]
+    seen: dict[str, int] = {}
+    for row in read_jsonl(data_root() / "atlas" / "index.jsonl"):
+        slide = str(row["slide"])
+        seen[slide] = seen.get(slide, 0) + (row["split"] == "val")
+        if row["split"] == "val" and (seen[slide] <= per_slide or "IHC" in str(row["stain"])):
+            kind = "DAB immunostain" if "IHC" in str(row["stain"]) else "H&E-like"
+            items.append((kind, slide, data_root() / "atlas" / str(row["image"])))
+    found = []
+    for wanted in ("H&E-like", "DAB immunostain", "other or uncertain"):
+        part = [
+            (group, fields.guess_stain(load_image(path))[0] == wanted) for kind, group, path in items if kind == wanted
+        ]
+        groups, hits = [group for group, _ in part], [hit for _, hit in part]
+        found.append(Measured(f"recall of {wanted}", "val of 11 sets", *cluster_interval(hits, groups), len(hits)))
+    return found
+
+
+def cost(name: str, side: int) -> dict[str, float]:
+    """Seconds of the second call and peak memory in MiB of one tool on a square field, in a fresh process."""
+    code = (
+        "import json,resource,sys,time\nfrom pathlib import Path\nfrom assistant.images.intake import load_image\n"
+        "from assistant.tools import Context, find_tools\nfrom assistant.tools.schema import context_parameter\n"
+        "name,side,path=sys.argv[1],int(sys.argv[2]),sys.argv[3]\n"
+        "tile=load_image(path); from PIL import Image\nfield=Image.new('RGB',(side,side))\n"
+        "[field.paste(tile,(x,y)) for x in range(0,side,tile.width) for y in range(0,side,tile.height)]\n"
+        "tool=find_tools()[name]; keys={c:Context() for c in [context_parameter(tool)] if c}\n"
+        "small=field.crop((0,0,128,128)); tool(small,**keys); t=time.perf_counter(); tool(field,**keys)\n"
+        "print(json.dumps({'seconds':time.perf_counter()-t,"
+        "'mib':resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024}))"
+    )
+    row = next(r for r in read_jsonl(data_root() / "monuseg" / "index.jsonl") if r["split"] == "val")
+    command = [sys.executable, "-c", code, name, str(side), str(data_root() / "monuseg" / str(row["image"]))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f"{name} at {side}: {done.stderr.strip().splitlines()[-1]}")
+    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def run(out: Path, *, publish: bool, limit: int, parts: Sequence[str]) -> Path:
+    """Measure ``parts`` and write ``tools.json`` and ``tools.md``; parts not asked for are kept from last time."""
+    path = out / "tools.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"tools": {}, "cost": []}
+    makers: dict[str, Callable[[], dict[str, list[Measured]]]] = {
+        "heads": heads,
+        "stains": lambda: {"check_quality": stains()},
+        "nuclei": lambda: {"segment_nuclei": nuclei(limit)},
+    }
+    for part in parts:
+        began = time.process_time()
+        if part == "cost":
+            results["cost"] = [{"tool": n, "side": s, **cost(n, s)} for n in _TIMED for s in SIDES]
+        else:
+            results["tools"] |= {k: [vars(one) for one in v] for k, v in makers[part]().items()}
+        print(f"{part}: {time.process_time() - began:.0f} s of CPU", flush=True)
+        _write(path, json.dumps(results, indent=1) + "\n")
+    _write(out / "tools.md", markdown(results))
+    if publish:
+        _write(MEASURED, json.dumps(results["tools"], indent=1) + "\n")
+    return out / "tools.md"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The page."""
+    lines = [
+        "# Tools on `val`",
+        "",
+        "Means over images with 95 % bootstrap intervals (over slides or groups where known).",
+        "",
+    ]
+    for name, rows in results["tools"].items():
+        lines += [f"## {name}", "", "| metric | data | value [95 %] | n |", "|---|---|---|---|"]
+        lines += [
+            f"| {r['metric']} | {r['data']} | {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}] | {r['n']} |"
+            for r in rows
+        ]
+        lines.append("")
+    if results["cost"]:
+        lines += ["## Cost", "", "One thread, second call in a process; memory is the process's peak.", ""]
+        lines += ["| tool | side, px | seconds | MiB |", "|---|---|---|---|"]
+        lines += [f"| {c['tool']} | {c['side']} | {c['seconds']:.2f} | {c['mib']:.0f} |" for c in results["cost"]]
+        lines.append("")
+    lines += [
+        "`score_ihc`: no field with counted cells was at hand, so its counts are not measured.",
+        "",
+        f"    {COMMAND}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main() -> None:
+    """Command line, see the module's first lines."""
+    everything = ("heads", "stains", "nuclei", "cost")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("eval/results"))
+    parser.add_argument("--publish", action="store_true", help="write the numbers that cards show")
+    parser.add_argument("--limit", type=int, default=10_000, help="images a nuclei set")
+    parser.add_argument("--parts", nargs="*", choices=everything, default=everything)
+    args = parser.parse_args()
+    print(run(args.out, publish=args.publish, limit=args.limit, parts=args.parts))
+
+
+if __name__ == "__main__":
+    main()

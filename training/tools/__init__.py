@@ -1,0 +1,1 @@
+"""Training of the sub-models that answer as tools."""
