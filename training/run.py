@@ -144,19 +144,32 @@ def _conversations(
 
 
 def publish(runs: Path, weights: Path) -> None:
-    """Copy tower, connector and adapter of finished runs, ``runs/polish`` the last, into the shipped weights."""
+    """Copy the tower, and the mean of the connectors and adapters before and after the last stage, into ``weights``.
+
+    The last stage (``runs/polish``) learns stains and forgets some of how open questions are answered; the mean of its
+    weights and those it started from (``runs/instruct``) keeps both (weight averaging, Wortsman et al. 2022).
+    """
     from assistant.model.vlm import write_sums
 
+    stages = (runs / "instruct", runs / "polish")
     weights.mkdir(parents=True, exist_ok=True)
-    for source, name in (
-        (runs / "tower" / "model.safetensors", "tower.safetensors"),
-        (runs / "polish" / "connector.safetensors", "connector.safetensors"),
-    ):
-        shutil.copyfile(source, weights / (name + ".tmp"))
-        os.replace(weights / (name + ".tmp"), weights / name)
+    shutil.copyfile(runs / "tower" / "model.safetensors", weights / "tower.tmp")
+    os.replace(weights / "tower.tmp", weights / "tower.safetensors")
     shutil.rmtree(weights / "adapter", ignore_errors=True)
-    shutil.copytree(runs / "polish" / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(stages[-1] / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
+    for name in ("connector.safetensors", "adapter/adapter_model.safetensors"):
+        average([stage / name for stage in stages], weights / name)
     write_sums(weights)
+
+
+def average(files: list[Path], out: Path) -> None:
+    """The mean of tensors of the same names and shapes, in fp16."""
+    from safetensors.torch import load_file, save_file
+
+    states = [load_file(path) for path in files]
+    mean = {k: (sum(s[k].float() for s in states) / len(states)).half().contiguous() for k in states[0]}
+    save_file(mean, out.with_suffix(".tmp"), metadata={"format": "pt"})
+    os.replace(out.with_suffix(".tmp"), out)
 
 
 def main() -> None:
