@@ -86,8 +86,9 @@ def ask(
 ) -> None:
     """Ask a question about one image or several."""
     choices = [option.strip() for option in options.split(",")] if options is not None else None
+    chosen = quantization.value if quantization else None
     assistant = load_assistant(
-        model, source=source.value, quantization=quantization and quantization.value, quiet=as_json
+        model, source=source.value, quantization=chosen, library=library, notes=notes, quiet=as_json
     )
     keywords: dict[str, Any] = {"options": choices, "max_new_tokens": max_new_tokens, "threshold": threshold}
     if as_json:

@@ -307,3 +307,19 @@ def _answers(root: str) -> bool:
         return httpx.get(f"{root}/health").status_code == 200
     except httpx.ConnectError:
         return False
+
+
+@pytest.mark.parametrize("command", ["ask", "serve"])
+def test_library_and_notes_reach_the_assistant(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, red: Path, command: str
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def load(model: str, **keywords: Any) -> Any:
+        calls.append(keywords)
+        raise NotAvailable("enough")
+
+    monkeypatch.setattr(EchoAssistant, "load", load)
+    words = [red, "-q", "Which organ?"] if command == "ask" else ["--port", "0"]
+    run(command, *words, "--library", "faiss:cases", "--notes", "texts")
+    assert (calls[0]["library"], calls[0]["notes"]) == ("faiss:cases", Path("texts"))
