@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant.answer import DISCLAIMER
 from assistant.errors import NotAvailable, PathAssistError
 from assistant.model.encoders.base import Encoder
 from eval.conditions import CONTROLS
@@ -138,19 +139,44 @@ def _embedding(encoder: Encoder, root: Root, folder: Path, seed: int) -> Run:
     )
 
 
+def markdown(model: Model, runs: Sequence[Run], skipped: dict[str, str]) -> str:
+    """Every run's totals with their controls; the parts and failures are in the HTML report."""
+    lines = [
+        f"# The local suite: {model.name}",
+        "",
+        f"{DISCLAIMER} Reprint: `python -m eval.suite --model {model.name}`. Weights {model.revision}. 95 % intervals",
+        "by bootstrap over slides or groups; `majority` is seen from the answers, an upper bound without a model.",
+    ]
+    for run in runs:
+        info = run.info
+        head = (
+            f"n {info['n']}, errors {info['errors']}, {info['seconds']:.0f} s, prompt {info['prompt_hash'][:12] or '–'}"
+        )
+        lines += ["", f"## {info['task']} on `{info['split']}` ({head})", ""]
+        rows = [r for r in info["summary"] if r["part"] == "all"] or info["summary"]
+        lines += ["| part | measure | shown | n | value [95 %] |", "|---|---|---|---|---|"]
+        for r in rows:
+            value = f"{r['value']:.3f} [{r['low']:.2f}, {r['high']:.2f}]"
+            lines.append(f"| {r['part']} | {r['metric']} | {r['condition']} | {r['n']} | {value} |")
+    lines += ["", *(f"Skipped: {task}, {reason}" for task, reason in skipped.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def main() -> None:
-    """Command line: ``python -m eval.suite [--model] [--encoder] [--data] [--out] [--seed]``."""
+    """Command line: ``python -m eval.suite [--model] [--encoder] [--data] [--out] [--results DIR] [--seed]``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--encoder", help="encoder of the embedding tasks, for example pathclip-small")
     parser.add_argument("--data", help="data root (default: PATHASSIST_DATA or ../shared/data)")
     parser.add_argument("--out", default="runs/suite")
+    parser.add_argument("--results", type=Path, help="also write the totals as suite-MODEL.md there")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     keywords: dict[str, Any] = {"root": args.data, "out": args.out, "seed": args.seed}
     try:
         encoder = (lambda: load_encoder(args.encoder)) if args.encoder else None
-        runs, skipped, report = run_suite(load_model(args.model), encoder=encoder, **keywords)
+        model = load_model(args.model)
+        runs, skipped, report = run_suite(model, encoder=encoder, **keywords)
     except PathAssistError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -158,6 +184,9 @@ def main() -> None:
         print(f"{run.info['task']}: n {run.info['n']}, errors {run.info['errors']}, {run.info['seconds']:.0f} s")
     for task, reason in skipped.items():
         print(f"{task}: skipped, {reason}")
+    if args.results:
+        table = args.results / f"suite-{model.name}.md"
+        table.write_text(markdown(model, runs, skipped), encoding="utf-8")
     print(report)
 
 
