@@ -30,9 +30,8 @@ from assistant.tools.heads import Head, load_head
 from assistant.tools.nuclei import watershed_nuclei
 from eval.metrics.segmentation import aggregated_jaccard, dice, panoptic_quality
 from eval.stats import cluster_interval
+from training.data.head_labels import OTHER, head_labels, labelled_features
 from training.data.records import data_root, read_jsonl
-from training.tools.features import labelled_features
-from training.tools.heads import OTHER, head_labels
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tools --out eval/results --publish"
 NUCLEI_SETS = {"monuseg": 0.25, "consep_patches": 0.25, "dsb2018_stained": 0.25}

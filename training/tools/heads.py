@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 
 from assistant.tools.features import PATHCLIP
 from assistant.tools.heads import Head
-from training.data.records import Record
+from training.data.head_labels import OTHER, head_labels, labelled_features
 from training.run import read_recipe
-from training.tools.features import labelled_features
-
-#: Set and fact of each site's labels.
-SITES = {
-    "colorectal": ("crc_polyp5", "colorectal"),
-    "lung": ("lc25000_lung", "lung"),
-    "oral": ("oral_oscc", "oral"),
-    "lymph node": ("pcam_1k", "node"),
-}
-OTHER_SETS = ("atlas", "bccd_boxes", "herlev_pap")
-OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -48,30 +37,6 @@ class HeadsRecipe:
     folds: int = 3
     keep: float = 0.05
     seed: int = 0
-
-
-def head_labels(records: Sequence[Record]) -> dict[str, list[str | None]]:
-    """Label of every record for every head; None where a head does not look at it.
-
-    Atlas fields of organs that a site covers (lung, colon, lymph node) are neither that site's nor "other".
-    """
-    covered = {"lung", "colon", "rectum", "appendix", "oral mucosa", "lymph node"}
-    by_set = {name: site for site, (name, _) in SITES.items()}
-    sites: list[str | None] = []
-    for record in records:
-        if record.dataset in by_set:
-            sites.append(by_set[record.dataset])
-        else:
-            outside = record.dataset in OTHER_SETS and record.facts.get("organ", "") not in covered
-            sites.append(OTHER if outside else None)
-    labels: dict[str, list[str | None]] = {
-        "site": sites,
-        "site-open": [None if name == "colorectal" else name for name in sites],
-        "cervical": [r.facts.get("cervical") if r.dataset == "herlev_pap" else None for r in records],
-    }
-    for site, (dataset, fact) in SITES.items():
-        labels[site.replace(" ", "-")] = [r.facts.get(fact) if r.dataset == dataset else None for r in records]
-    return labels
 
 
 def fit_head(

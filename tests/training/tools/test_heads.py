@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training.data.head_labels import head_labels
 from training.data.records import Record
 from training.run import read_recipe
-from training.tools.heads import HeadsRecipe, fit_head, head_labels, other_threshold
+from training.tools.heads import HeadsRecipe, fit_head, other_threshold
 
 
 def test_a_head_learns_and_its_threshold_keeps_known_fields() -> None:

@@ -1,8 +1,9 @@
-"""Pooled features of the labelled sets, cached so that heads are refitted in seconds."""
+"""Labels of the classification heads, and pooled features of the labelled sets, cached so that refits take seconds."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,15 @@ from assistant.tools.features import PATHCLIP, pooled_features
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, Record, load_records
 
 _CHUNK = 64
+#: Set and fact of each site's labels.
+SITES = {
+    "colorectal": ("crc_polyp5", "colorectal"),
+    "lung": ("lc25000_lung", "lung"),
+    "oral": ("oral_oscc", "oral"),
+    "lymph node": ("pcam_1k", "node"),
+}
+OTHER_SETS = ("atlas", "bccd_boxes", "herlev_pap")
+OTHER = "other"
 
 
 def labelled_features(cache: Path, folder: Path = PATHCLIP) -> tuple[list[Record], NDArray[np.float32]]:
@@ -37,3 +47,27 @@ def labelled_features(cache: Path, folder: Path = PATHCLIP) -> tuple[list[Record
     np.savez(partial, pooled=pooled)
     partial.replace(cache / f"{key}-tools.npz")
     return records, pooled
+
+
+def head_labels(records: Sequence[Record]) -> dict[str, list[str | None]]:
+    """Label of every record for every head; None where a head does not look at it.
+
+    Atlas fields of organs that a site covers (lung, colon, lymph node) are neither that site's nor "other".
+    """
+    covered = {"lung", "colon", "rectum", "appendix", "oral mucosa", "lymph node"}
+    by_set = {name: site for site, (name, _) in SITES.items()}
+    sites: list[str | None] = []
+    for record in records:
+        if record.dataset in by_set:
+            sites.append(by_set[record.dataset])
+        else:
+            outside = record.dataset in OTHER_SETS and record.facts.get("organ", "") not in covered
+            sites.append(OTHER if outside else None)
+    labels: dict[str, list[str | None]] = {
+        "site": sites,
+        "site-open": [None if name == "colorectal" else name for name in sites],
+        "cervical": [r.facts.get("cervical") if r.dataset == "herlev_pap" else None for r in records],
+    }
+    for site, (dataset, fact) in SITES.items():
+        labels[site.replace(" ", "-")] = [r.facts.get(fact) if r.dataset == dataset else None for r in records]
+    return labels
