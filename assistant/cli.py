@@ -160,7 +160,10 @@ def serve(
         print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
     else:
         typer.echo(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
-    api.http_server(application).run(sockets=[listener])
+    server = api.http_server(application)
+    server.run(sockets=[listener])
+    if server.should_exit:  # an interrupt; uvicorn raises it anew at the end, which asyncio has been seen to swallow
+        raise typer.Exit(130)
 
 
 @app.command(epilog="\b\nExample:\n  pathassist doctor --fix\n")

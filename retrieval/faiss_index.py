@@ -30,7 +30,7 @@ HNSW_MAX = 2_000_000
 #: Aimed at when the effort is chosen: a little over the 0.99 that queries should get, for some are harder.
 RECALL_GOAL = 0.995
 _BLOCK = 65_536
-_EFFORTS = {"hnsw": (64, 128, 256, 512), "ivfpq": (8, 16, 32, 64, 128, 256)}
+_EFFORTS = {"hnsw": (64, 128, 256, 512, 1024, 2048), "ivfpq": (8, 16, 32, 64, 128, 256)}
 _PQ_BYTES = 48  # with the 8-byte row number 56 bytes a vector
 
 
