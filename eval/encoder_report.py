@@ -99,5 +99,11 @@ def encoder_markdown(numbers: dict[str, Any]) -> str:
             row = found[part]
             cells = [name, part, str(row["n"]), *(f"{row[k]:.3f}" for k in ("hit@1", "hit@5", "chance@1"))]
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "## Does the slide outweigh the tissue?", "", "All atlas fields in H&E; silhouettes by cosine.", ""]
+    lines += [
+        "",
+        "## Does the slide outweigh the tissue?",
+        "",
+        "All atlas fields in H&E, those that ours was trained on among them; silhouettes by cosine.",
+        "",
+    ]
     return "\n".join([*lines, *_collapse(numbers["collapse"]), ""])
