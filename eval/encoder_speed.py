@@ -23,7 +23,7 @@ from assistant.model.encoders import load_encoder
 from assistant.model.encoders.use import embed_files
 from training.data.records import OPEN_SETS, load_records
 
-FILES, ROUNDS = 1000, 5
+FILES, ROUNDS = 1000, 3
 
 
 def measure(encoder: Any, files: list[Path], rounds: int = ROUNDS) -> dict[str, Any]:

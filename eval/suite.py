@@ -31,6 +31,7 @@ from eval.provenance import read_json, write_json
 from eval.refpath import RefPath
 from eval.runner import Progress, Run, read_run, run_task, save_run
 from eval.task import Root, Task
+from training.data.records import data_root
 
 #: Questions of each set and kind: enough for an interval, few enough for the half hour with three controls.
 PER_PART = 40
@@ -158,8 +159,13 @@ def markdown(model: Model, runs: Sequence[Run], skipped: dict[str, str]) -> str:
         for r in rows:
             value = f"{r['value']:.3f} [{r['low']:.2f}, {r['high']:.2f}]"
             lines.append(f"| {r['part']} | {r['metric']} | {r['condition']} | {r['n']} | {value} |")
-    lines += ["", *(f"Skipped: {task}, {reason}" for task, reason in skipped.items())]
+    lines += ["", *(f"Skipped: {task}, {_without_root(reason)}" for task, reason in skipped.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _without_root(reason: str) -> str:
+    """A reason without the place of the data on this machine."""
+    return reason.replace(str(data_root()), "the data root")
 
 
 def main() -> None:
