@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from assistant.model.encoders.base import Encoder
 from assistant.model.encoders.classify import ClassCalibration, fit_calibration, label_vectors
+from eval.metrics.ranking import balanced_accuracy
+from eval.stats import cluster_statistic
 from training.data.captions import plain_caption
 from training.data.records import Record
 
@@ -34,28 +36,14 @@ SHOTS, SHOT_SEEDS, RANDOM_DRAWS = 16, 5, 50
 Vectors = NDArray[np.float32]
 
 
-def balanced(truth: Sequence[str], guess: Sequence[str]) -> float:
-    """Balanced accuracy: mean over the classes present of the share found."""
-    t, g = np.asarray(truth), np.asarray(guess)
-    return float(np.mean([(g[t == c] == c).mean() for c in np.unique(t)])) if len(t) else float("nan")
-
-
-def clustered(statistic: Callable[[NDArray[np.int64]], float], groups: Sequence[str], draws: int = 500) -> list[float]:
-    """[value, low, high] of a statistic of item indices, 95 % bootstrap over whole groups."""
-    _, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    members = [np.flatnonzero(inverse == k) for k in range(inverse.max() + 1)]
-    generator = np.random.default_rng(0)
-    found = [
-        statistic(np.concatenate([members[k] for k in generator.integers(0, len(members), len(members))]))
-        for _ in range(draws)
-    ]
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return [statistic(np.arange(len(groups))), float(low), float(high)]
-
-
 def members(records: Sequence[Record], task: str, split: str) -> list[int]:
     """Indices of the records of a task in one split."""
     return [i for i, r in enumerate(records) if r.dataset == TASKS[task] and r.split == split and task in r.facts]
+
+
+def _balanced(truth: NDArray[Any], guess: NDArray[Any], groups: Sequence[str]) -> list[float]:
+    """Balanced accuracy with its interval over whole groups."""
+    return [*cluster_statistic(lambda k: balanced_accuracy(truth[k], guess[k]), groups)]
 
 
 def _fit(x: Vectors, y: Sequence[str]) -> Any:
@@ -75,17 +63,17 @@ def probe(vectors: Vectors, records: Sequence[Record], task: str) -> dict[str, A
     guess = _fit(vectors[train], labels).predict(vectors[val])
     groups = [records[i].group for i in val]
     row: dict[str, Any] = {"n": len(val), "classes": len(set(labels)), "majority": 1 / len(set(truth))}
-    row["linear"] = clustered(lambda k: balanced(truth[k], guess[k]), groups)
+    row["linear"] = _balanced(truth, guess, groups)
     few = []
     for seed in range(SHOT_SEEDS):
         generator = np.random.default_rng(seed)
         picked = np.concatenate([generator.permutation(np.flatnonzero(labels == c))[:SHOTS] for c in np.unique(labels)])
         chosen = [train[p] for p in picked]
-        few.append(balanced(truth, _fit(vectors[chosen], labels[picked]).predict(vectors[val])))
+        few.append(balanced_accuracy(truth, _fit(vectors[chosen], labels[picked]).predict(vectors[val])))
     row["shots"] = float(np.mean(few))
     if task == "organ":
         new = np.array([records[i].unseen_case for i in val])
-        row["unseen"] = clustered(lambda k: balanced(truth[new][k], guess[new][k]), list(np.array(groups)[new]))
+        row["unseen"] = _balanced(truth[new], guess[new], list(np.array(groups)[new]))
         row["unseen_n"] = int(new.sum())
     return row
 
@@ -104,14 +92,16 @@ def zero_shot(images: Vectors, records: Sequence[Record], task: str, encoder: En
     groups = [records[i].group for i in val]
     guess = np.array(names)[(images[val] @ label_vectors(encoder, class_words(task, names)).T).argmax(1)]
     generator = np.random.default_rng(0)
-    control = [
-        balanced(truth, np.array(names)[(images[val] @ generator.normal(size=(images.shape[1], len(names)))).argmax(1)])
-        for _ in range(RANDOM_DRAWS)
-    ]
-    row = {"accuracy": clustered(lambda k: balanced(truth[k], guess[k]), groups), "random": float(np.mean(control))}
+    kinds = np.array(names)
+    noise = (generator.normal(size=(images.shape[1], len(names))) for _ in range(RANDOM_DRAWS))
+    control = [balanced_accuracy(truth, kinds[(images[val] @ texts).argmax(1)]) for texts in noise]
+    row = {
+        "accuracy": _balanced(truth, guess, groups),
+        "random": float(np.mean(control)),
+    }
     if task == "organ":
         new = np.array([records[i].unseen_case for i in val])
-        row["unseen"] = clustered(lambda k: balanced(truth[new][k], guess[new][k]), list(np.array(groups)[new]))
+        row["unseen"] = _balanced(truth[new], guess[new], list(np.array(groups)[new]))
     return row
 
 
@@ -132,12 +122,13 @@ def caption_retrieval(images: Vectors, records: Sequence[Record], encoder: Encod
     unseen = np.array([records[i].unseen_case for i in val])
     out: dict[str, Any] = {"fields": len(val), "captions": len(texts), "unseen_fields": int(unseen.sum())}
     for k in (1, 5, 10):
-        out[f"image_to_text@{k}"] = [*clustered(lambda i, k=k: float((rank[i] < k).mean()), groups), k / len(texts)]
+        found = cluster_statistic(lambda i, k=k: float((rank[i] < k).mean()), groups)
+        out[f"image_to_text@{k}"] = [*found, k / len(texts)]
         out[f"image_to_text_unseen@{k}"] = float((rank[unseen] < k).mean())
         hits, chance = [], []
         for caption in np.unique(own):
-            found = own[np.argsort(-similar[:, caption])[:k]]
-            hits.append(float((found == caption).any()))
+            nearest = own[np.argsort(-similar[:, caption])[:k]]
+            hits.append(float((nearest == caption).any()))
             chance.append(1 - (1 - (own == caption).mean()) ** k)
         out[f"text_to_image@{k}"] = [float(np.mean(hits)), len(hits), float(np.mean(chance))]
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from assistant.errors import BadInput
+from assistant.model.cache import sha256
 from assistant.model.encoders.base import EncoderInfo
 
 
@@ -39,7 +39,7 @@ class OpenClipEncoder:
         self._tokenize = open_clip.get_tokenizer(architecture)
         size = model.visual.image_size
         side = int(size[0] if isinstance(size, tuple) else size)
-        digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12] if checkpoint else "untrained"
+        digest = sha256(Path(checkpoint))[:12] if checkpoint else "untrained"
         self.info = EncoderInfo(
             name=f"open_clip-{architecture}",
             licence="as stated by the owner of the checkpoint",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from assistant.answer import DISCLAIMER
 from eval.encoder import cached, encode
+from eval.metrics.ranking import average_precision, recall_at
 from eval.run import arguments
 from eval.stats import cluster_interval
 from retrieval.search import compose
@@ -30,23 +31,10 @@ WEIGHT = 0.5
 Vectors = NDArray[np.float32]
 
 
-def ranked(queries: Vectors, gallery: Vectors, own: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Gallery rows by similarity for each query, those in ``own`` [queries, gallery] last."""
+def similarities(queries: Vectors, gallery: Vectors, own: NDArray[np.bool_]) -> Vectors:
+    """Cosines [queries, gallery], minus infinity for those in ``own``."""
     unit = [v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (queries, gallery)]
-    scores = np.where(own, -np.inf, unit[0] @ unit[1].T)
-    return np.argsort(-scores, axis=1, kind="stable")
-
-
-def scores_of(order: NDArray[np.int64], relevant: NDArray[np.bool_]) -> dict[str, list[float]]:
-    """hit@1, hit@5 and average precision of each query that has something relevant to find."""
-    found: dict[str, list[float]] = {"hit@1": [], "hit@5": [], "mAP": []}
-    for row, right in zip(order, relevant, strict=True):
-        hits = right[row]
-        found["hit@1"].append(float(hits[0]))
-        found["hit@5"].append(float(hits[:5].any()))
-        places = np.flatnonzero(hits)
-        found["mAP"].append(float(np.mean((np.arange(len(places)) + 1) / (places + 1))))
-    return found
+    return np.where(own, -np.inf, unit[0] @ unit[1].T)
 
 
 def ask(
@@ -59,7 +47,7 @@ def ask(
     """
     groups = np.array([r.group for r in records])
     own = groups[list(queries)][:, None] == groups[None, :]
-    order = ranked(vectors, gallery, own)
+    scores = similarities(vectors, gallery, own)
     out: dict[str, dict[str, Any]] = {}
     for name, fact, unseen in (
         ("diagnosis", "diagnosis", False),
@@ -69,7 +57,9 @@ def ask(
         label = np.array([r.facts.get(fact, "") for r in records])
         right = (label[list(queries)][:, None] == label[None, :]) & ~own & (label != "")[None, :]
         keep = [k for k, i in enumerate(queries) if right[k].any() and (records[i].unseen_case or not unseen)]
-        values = scores_of(order[keep], right[keep])
+        found, wanted = scores[keep], right[keep]
+        values = {"hit@1": recall_at(found, wanted, 1), "hit@5": recall_at(found, wanted, 5)}
+        values["mAP"] = average_precision(found, wanted)
         asked = [records[queries[k]].group for k in keep]
         chance = float(np.mean([right[k].sum() / (~own[k]).sum() for k in keep])) if keep else float("nan")
         out[name] = {"n": len(keep), "slides": len(set(asked)), "chance@1": chance}

@@ -15,7 +15,6 @@ import random
 import shutil
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from training.clip.train import FACTOR
 from training.data.captions import Caption, draw_caption
 from training.data.records import OPEN_SETS, Record, load_records
 from training.features import FeatureStore
-from training.stages import LORA_TARGETS, precision, warm_cosine
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.stages import LORA_TARGETS, precision
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,10 @@ def train_mllm(
         records, recipe.batch_size, recipe.seed, hard=recipe.hard, synonym_share=recipe.synonyms, factor=dict(FACTOR)
     )
     optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, weight_decay=0.0)
-    warm = max(1, round(recipe.steps * recipe.warmup))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, warm=warm, total=recipe.steps))
+    scheduler = cosine_schedule(optimizer, recipe.steps, recipe.warmup)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint, first = out / "checkpoint.pt", 0
-    if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(state["trained"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        first = int(state["step"])
+    checkpoint = out / "checkpoint.pt"
+    first = load_checkpoint(checkpoint, trained, optimizer, scheduler) if resume else 0
     scale = torch.tensor(1 / recipe.temperature)
     bf16 = precision(recipe.mixed_precision) == "bf16"
 
@@ -136,18 +128,9 @@ def train_mllm(
         losses.append(float(loss.detach()))
         done = step + 1
         if done % recipe.log_every == 0 or done == recipe.steps:
-            recent = losses[-recipe.log_every :]
-            row = {"step": done, "loss": sum(recent) / len(recent), "seconds": round(time.time() - began, 1)}
-            with (out / "log.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            log_step(out, done, losses[-recipe.log_every :], began)
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            state = {
-                "trained": {n: p.detach() for n, p in trained.items()}, "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(), "step": done,
-            }  # fmt: skip
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            save_checkpoint(checkpoint, trained, optimizer, scheduler, done)
     _save(wrapped, out, recipe)
     return losses
 

@@ -11,14 +11,12 @@ Loop: ``accelerate`` (one or several processes, any device), deterministic batch
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
 from training.features import Features
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -263,13 +262,12 @@ def train_stage(
     if lora:
         groups.append({"params": lora, "lr": recipe.lora_lr})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-    warm = max(1, round(recipe.steps * recipe.warmup))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, warm=warm, total=recipe.steps))
+    scheduler = cosine_schedule(optimizer, recipe.steps, recipe.warmup)
     # The scheduler stays outside of prepare(): accelerate would step it once per process, the schedule counts batches.
     wrapped, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     out.mkdir(parents=True, exist_ok=True)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    first = _restore(out / "checkpoint.pt", trainable, optimizer, scheduler) if resume else 0
+    first = load_checkpoint(out / "checkpoint.pt", trainable, optimizer, scheduler) if resume else 0
     losses: list[float] = []
     began = time.time()
     for step in range(first, recipe.steps):
@@ -287,50 +285,14 @@ def train_stage(
         done = step + 1
         if accelerator.is_main_process:
             if done % recipe.log_every == 0 or done == recipe.steps:
-                recent = losses[-recipe.log_every :]
-                row = {"step": done, "loss": sum(recent) / len(recent), "seconds": round(time.time() - began, 1)}
-                with (out / "log.jsonl").open("a", encoding="utf-8") as handle:
-                    handle.write(json.dumps(row) + "\n")
-                print(json.dumps(row), flush=True)
+                log_step(out, done, losses[-recipe.log_every :], began)
             if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-                _checkpoint(out / "checkpoint.pt", trainable, optimizer, scheduler, done)
+                save_checkpoint(out / "checkpoint.pt", trainable, optimizer, scheduler, done)
                 save_trained(model, projector, out, recipe)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         plot_loss(out / "log.jsonl", out / "loss.png", recipe.stage)
     return losses
-
-
-def warm_cosine(step: int, warm: int, total: int) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine down to zero."""
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
-
-
-def _checkpoint(path: Path, trainable: dict[str, nn.Parameter], optimizer: Any, scheduler: Any, step: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    state = {
-        "trainable": {n: p.detach() for n, p in trainable.items()},
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "step": step,
-    }
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _restore(path: Path, trainable: dict[str, nn.Parameter], optimizer: Any, scheduler: Any) -> int:
-    """Load a checkpoint if there is one. Returns the number of steps already done."""
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(state["trainable"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return int(state["step"])
 
 
 def save_trained(model: Any, projector: nn.Module, out: Path, recipe: StageRecipe) -> None:

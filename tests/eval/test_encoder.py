@@ -11,14 +11,14 @@ from sklearn.metrics import balanced_accuracy_score
 
 from eval import retrieval
 from eval.encoder_metrics import (
-    balanced,
     caption_retrieval,
-    clustered,
     collapse,
     probe,
     slide_retrieval,
     zero_shot,
 )
+from eval.metrics.ranking import balanced_accuracy as balanced
+from eval.stats import cluster_statistic as clustered
 from training.data.captions import plain_caption
 from training.data.records import Record
 

@@ -126,12 +126,7 @@ class PathClipTowers(Towers):
         new = sorted(set(texts) - self._cache.keys())
         if new:
             with torch.no_grad():
-                tower = self.model.text
-                tokens = self._tokens(new)
-                hidden = tower.model(**tokens).last_hidden_state
-                weights = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-                pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-                self._cache |= dict(zip(new, pooled, strict=True))
+                self._cache |= dict(zip(new, self.model.text.pooled(**self._tokens(new)), strict=True))
         known = torch.stack([self._cache[t] for t in texts])
         return F.normalize(self.model.text.proj(known).float(), dim=-1)
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,8 @@ from training.clip.pairs import PairSampler, not_negative
 from training.data.captions import Caption, read_pairs
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
-from training.stages import precision, warm_cosine
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.stages import precision
 
 LOSSES = ("infonce", "siglip")
 TEXT = ("frozen", "lora", "full")
@@ -235,12 +234,11 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
         ],
         weight_decay=recipe.weight_decay,
     )
-    warm = max(1, round(recipe.steps * recipe.warmup))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, warm=warm, total=recipe.steps))
+    scheduler = cosine_schedule(optimizer, recipe.steps, recipe.warmup)
     average = {n: p.detach().clone() for n, p in trained.items()}
-    fitted = dict(towers.named_buffers())
+    kept = trained | dict(towers.named_buffers()) | {f"average {n}": t for n, t in average.items()}
     out.mkdir(parents=True, exist_ok=True)
-    first = _restore(out / "checkpoint.pt", trained | fitted, average, optimizer, scheduler) if resume else 0
+    first = load_checkpoint(out / "checkpoint.pt", kept, optimizer, scheduler) if resume else 0
     losses: list[float] = []
     began = time.time()
     for step in range(first, recipe.steps):
@@ -265,13 +263,9 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
         losses.append(loss)
         done = step + 1
         if accelerator.is_main_process and (done % recipe.log_every == 0 or done == recipe.steps):
-            recent = losses[-recipe.log_every :]
-            row = {"step": done, "loss": sum(recent) / len(recent), "seconds": round(time.time() - began, 1)}
-            with (out / "log.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            log_step(out, done, losses[-recipe.log_every :], began)
         if accelerator.is_main_process and (done % recipe.checkpoint_every == 0 or done == recipe.steps):
-            _checkpoint(out / "checkpoint.pt", trained | fitted, average, optimizer, scheduler, done)
+            save_checkpoint(out / "checkpoint.pt", kept, optimizer, scheduler, done)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with torch.no_grad():
@@ -280,32 +274,3 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
         towers.save(out / "model")
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
     return losses
-
-
-def _checkpoint(
-    path: Path, kept: dict[str, torch.Tensor], average: dict[str, torch.Tensor], optimizer: Any, scheduler: Any,
-    step: int,
-) -> None:  # fmt: skip
-    state = {
-        "kept": {n: t.detach() for n, t in kept.items()}, "average": average, "step": step,
-        "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-    }  # fmt: skip
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def _restore(
-    path: Path, kept: dict[str, torch.Tensor], average: dict[str, torch.Tensor], optimizer: Any, scheduler: Any
-) -> int:
-    """Load a checkpoint if there is one. Returns the number of steps already done."""
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for name, tensor in kept.items():
-            tensor.copy_(state["kept"][name])
-        for name, tensor in average.items():
-            tensor.copy_(state["average"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return int(state["step"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.images.intake import load_image
+from assistant.model.cache import sha256
 from assistant.tools.features import PATHCLIP, pooled_features
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, Record, load_records
 
@@ -34,7 +34,7 @@ def labelled_features(cache: Path, folder: Path = PATHCLIP) -> tuple[list[Record
         folder: The encoder.
     """
     records = [r for split in ("train", "val") for r in load_records(OPEN_SETS + RESTRICTED_SETS, split)]
-    key = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+    key = sha256(folder / "model.safetensors")[:12]
     for path in (cache / f"{key}.npz", cache / f"{key}-tools.npz"):
         if path.is_file():
             pooled: NDArray[np.float32] = np.load(path)["pooled"]

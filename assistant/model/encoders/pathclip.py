@@ -141,11 +141,15 @@ class TextTower(nn.Module):
         self.model: Any = model
         self.proj = nn.Linear(width, dimension, bias=False)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """What the projection sees: token ids and their mask, both [B, T], to [B, W]."""
         tokens = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [B, T, W]
         weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
-        pooled = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
-        projected: torch.Tensor = self.proj(pooled)
+        mean: torch.Tensor = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return mean
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.proj(self.pooled(input_ids, attention_mask))
         return projected
 
 

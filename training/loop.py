@@ -1,0 +1,59 @@
+"""What the loops of the stages share: the schedule, the JSONL log, and checkpoints that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def cosine_schedule(optimizer: Any, steps: int, warmup: float) -> Any:
+    """Learning rates: linear warm-up over the share ``warmup`` of ``steps``, then half a cosine down to zero."""
+    warm = max(1, round(steps * warmup))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warm_cosine, warm=warm, total=steps))
+
+
+def _warm_cosine(step: int, warm: int, total: int) -> float:
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+
+def log_step(out: Path, step: int, losses: Sequence[float], began: float) -> None:
+    """Append step, mean of ``losses`` and seconds since ``began`` to ``out/log.jsonl``, and print them."""
+    row = {"step": step, "loss": sum(losses) / len(losses), "seconds": round(time.time() - began, 1)}
+    with (out / "log.jsonl").open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any, step: int) -> None:
+    """Everything that ``step`` steps have changed."""
+    state = {
+        "trainable": {n: t.detach() for n, t in tensors.items()},
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "step": step,
+    }
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def load_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any) -> int:
+    """Copy a checkpoint, if there is one, into ``tensors``. Returns the number of steps already done."""
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(state["trainable"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    return int(state["step"])
