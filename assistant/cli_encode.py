@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -203,16 +202,8 @@ def _density_picture(values: Any) -> Any:
 
 
 def _save(picture: Any, path: Path) -> Path:
-    from assistant.errors import NotAvailable
+    from assistant.model.encoders.use import whole_file
 
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
         picture.save(partial, "PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise NotAvailable(f"cannot write {str(path)!r}: {error.strerror}; choose another --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return path

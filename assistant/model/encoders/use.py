@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,21 @@ def write_vectors(path: Path, result: Embedded) -> None:
     """
     if path.suffix != ".npz":
         raise BadInput(f"--out is {path.name!r}; its name must end in .npz, for example vectors.npz")
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, ids=np.array(result.ids, dtype=np.str_), vectors=result.vectors)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write to that becomes ``path`` once it is complete; its folder is made.
+
+    Raises:
+        NotAvailable: The folder cannot be written.
+    """
     partial = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, ids=np.array(result.ids, dtype=np.str_), vectors=result.vectors)
+        yield partial
         partial.replace(path)
     except OSError as error:
         raise NotAvailable(f"cannot write {str(path)!r}: {error.strerror}; choose another --out") from error
