@@ -57,3 +57,13 @@ def load_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: 
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     return int(state["step"])
+
+
+def finish(accelerator: Any) -> None:
+    """Wait until every process has written what it writes, then leave the process group.
+
+    A process that exits inside a group may end with "terminate called without an active exception" (exit code -6):
+    gloo's threads are still running when they are torn down.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()

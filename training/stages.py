@@ -28,7 +28,7 @@ from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
 from training.features import Features
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -292,6 +292,7 @@ def train_stage(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         plot_loss(out / "log.jsonl", out / "loss.png", recipe.stage)
+    finish(accelerator)
     return losses
 
 

@@ -32,7 +32,7 @@ from training.clip.pairs import PairSampler, not_negative
 from training.data.captions import Caption, read_pairs
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint
 from training.stages import precision
 
 LOSSES = ("infonce", "siglip")
@@ -273,4 +273,5 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
                 parameter.copy_(average[name])
         towers.save(out / "model")
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    finish(accelerator)
     return losses
