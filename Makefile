@@ -30,11 +30,11 @@ $(BIN)/pip:
 # torch first: it is by far the largest, and an interrupted set-up need not fetch it twice.
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) torch torchvision
-	$(PIP) -e '.[ui,serve,wsi,train,eval]'
+	$(PIP) -e '.[ui,serve,report,wsi,train,eval]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(PIP) -e '.[ui,serve,wsi,train,eval,postgres,knowledge,dev]'
+	$(PIP) -e '.[ui,serve,report,wsi,train,eval,postgres,ray,knowledge,dev]'
 	@touch $@
 
 weights: setup

@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from assistant import DISCLAIMER
 from assistant.cli_common import Json, finish, print_json
-from assistant.errors import BadInput, NotAvailable
+from assistant.errors import BadInput
 
 if TYPE_CHECKING:
     from assistant.cases.ingest import BuildResult
@@ -42,6 +43,7 @@ index_app = typer.Typer(help="Make and keep a library of cases.", no_args_is_hel
 Examples:
   pathassist index build archive/ --store faiss:cases
   pathassist index build archive/index.jsonl --store postgresql://me@server/pathology
+  RAY_ADDRESS=head:6379 pathassist index build /mnt/archive --store postgresql://… --engine ray
 """
 )
 def build(
@@ -53,7 +55,9 @@ def build(
     ],
     store: Store,
     encoder: Annotated[str, typer.Option(help="Encoder preset.")] = "pathclip-small",
-    engine: Annotated[Engine, typer.Option(help="Where images are read.")] = Engine.LOCAL,
+    engine: Annotated[
+        Engine, typer.Option(help="What spreads the work; ray also over several machines.")
+    ] = Engine.LOCAL,
     tile_pixels: Annotated[int, typer.Option(help="Slides are cut into tiles of this side.")] = 256,
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of a tile; default the full resolution of the slide.")
@@ -61,11 +65,10 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Add the cases of a source, or bring them up to date; run it again after an interruption."""
-    if engine is Engine.RAY:
-        raise NotAvailable("--engine ray is not available in this version; use --engine local")
     from assistant.cases import our_errors
     from assistant.cases.ingest import build as build_cases
     from assistant.cases.ingest import identity_of
+    from assistant.cases.ray_engine import embed_all
     from assistant.cases.slides import Tiling
     from assistant.cases.sources import read_source
     from retrieval.store import open_store
@@ -75,7 +78,9 @@ def build(
     with our_errors():
         opened = open_store(store, identity_of(loaded), write=True)
     try:
-        result = build_cases(items, opened, loaded, on_progress=(lambda _: None) if as_json else _progress())
+        progress = (lambda _: None) if as_json else _progress()
+        spread = partial(embed_all, encoder=encoder, identity=loaded.id) if engine is Engine.RAY else None
+        result = build_cases(items, opened, loaded, engine=spread, on_progress=progress)
     finally:
         opened.close()
     summary = (

@@ -69,7 +69,9 @@ def build(vectors: Vectors, rows: Rows, kind: str) -> Any:
     if kind == "hnsw":
         # 8 bits a number: a quarter of the memory, and the scores are computed from the vectors anyway.
         index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, 32)
-        index.hnsw.efConstruction = 100
+        # More candidates than a slide usually has tiles: else the links of a tight cluster never leave it, and whole
+        # clusters cannot be reached (recall@10 at a million vectors: 0.977 with 100).
+        index.hnsw.efConstruction = 240
         training = 50_000
     else:
         cells = max(1, min(int(2 * count**0.5), count // 39))

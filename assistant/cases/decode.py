@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.cases.slides import read_tile
@@ -31,16 +33,18 @@ class Decoded:
     """An image that was read, or why it could not be.
 
     Attributes:
-        image: RGB; None after an error.
+        image: RGB; None after an error, and where the vector is there already.
         hash: SHA-256 of size and pixels: the same picture in another file format has the same one.
         thumbnail: JPEG, longest side at most 256, no metadata.
         error: One line, "" if there was none.
+        vector: [D], where the engine that read the image has embedded it too.
     """
 
     image: Image.Image | None
     hash: str = ""
     thumbnail: bytes = b""
     error: str = ""
+    vector: NDArray[np.float32] | None = None
 
 
 def decode(source: Path | bytes, region: Region | None = None, tile_pixels: int = 0) -> Decoded:

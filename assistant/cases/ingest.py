@@ -14,16 +14,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from assistant.cases import our_errors
 from assistant.cases.decode import Decoded, decode_all, default_workers, thumbnail
 from assistant.cases.slides import overview
 from assistant.cases.sources import Item
 from assistant.model.encoders.base import Encoder
-from retrieval.records import Case
+from retrieval.records import Case, Region
 from retrieval.search import Similarity
 from retrieval.store import Identity, VectorStore
 
 T = TypeVar("T")
+Work = Iterable[tuple["_Pending", Path | bytes, Region | None, int]]
+Engine = Callable[[Work], Iterator[tuple["_Pending", Decoded]]]
 
 #: Images embedded and committed together.
 BATCH = 64
@@ -71,6 +75,7 @@ def build(
     encoder: Encoder,
     *,
     workers: int | None = None,
+    engine: Engine | None = None,
     on_progress: Callable[[BuildResult], None] = lambda _: None,
 ) -> BuildResult:
     """Bring a store up to date with a source.
@@ -78,6 +83,8 @@ def build(
     Args:
         store: Open for writing, with the identity of ``encoder``.
         workers: Processes that read images; default one fewer than there are cores.
+        engine: Reads and embeds in its own way, for example ``ray_engine.embed_all``; default processes of this
+            machine (``decode_all``).
         on_progress: Called after every commit.
 
     Raises:
@@ -92,7 +99,8 @@ def build(
         many = len(first) == _FEW
         count = (default_workers() if workers is None else workers) if many else 0
         work = ((p, p.item.image, p.item.case.region, p.item.tile_pixels) for p in _chain(first, pending))
-        for batch in _batches(decode_all(work, count), BATCH):
+        read = engine(work) if engine is not None and first else decode_all(work, count)
+        for batch in _batches(read, BATCH):
             builder.commit(batch)
             on_progress(result)
         builder.commit_slides()
@@ -151,12 +159,12 @@ class _Builder:
     def commit(self, batch: list[tuple[_Pending, Decoded]]) -> None:
         """Embed what is new in a batch and commit it."""
         same = self.store.by_hash({decoded.hash for _, decoded in batch if decoded.hash})
-        taken = {case.id: case for case in self.store.get(list({_id(p, d) for p, d in batch if d.image}))}
+        taken = {case.id: case for case in self.store.get(list({_id(p, d) for p, d in batch if not d.error}))}
         new: list[tuple[Case, Decoded]] = []
         relabelled: list[Case] = []
         replaced: set[str] = set()
         for pending, decoded in batch:
-            if decoded.image is None:
+            if decoded.error:
                 self.result.failed.append(decoded.error)
                 continue
             case = replace(pending.item.case, id=_id(pending, decoded), hash=decoded.hash, stamp=pending.stamp)
@@ -183,7 +191,9 @@ class _Builder:
             same[case.hash] = case
         if new:
             started = time.monotonic()
-            vectors = self.encoder.embed_images([d.image for _, d in new if d.image is not None])
+            done = [d.vector for _, d in new if d.vector is not None]
+            images = [d.image for _, d in new if d.image is not None]
+            vectors = np.stack(done) if len(done) == len(new) else self.encoder.embed_images(images)
             self.result.encoder_seconds += time.monotonic() - started
             self.store.upsert([case for case, _ in new], vectors, [decoded.thumbnail for _, decoded in new])
         if relabelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,6 @@ def test_unreadable_files_give_exit_code_1(run: Run, url: str, archive: Path) ->
     [
         (("index", "build", "nowhere", "--store", "STORE"), 2, "'nowhere' does not exist"),
         (("index", "build", "ARCHIVE", "--store", "milvus:x"), 2, "not a store URL"),
-        (("index", "build", "ARCHIVE", "--store", "STORE", "--engine", "ray"), 1, "use --engine local"),
         (("index", "info", "--store", "STORE"), 2, "there is no case store"),
         (("index", "delete", "--store", "STORE"), 2, "nothing to delete was named"),
         (("search", "--store", "STORE"), 2, "nothing to search for"),
@@ -131,6 +131,15 @@ def test_errors(run: Run, url: str, archive: Path, words: tuple[str, ...], code:
     assert (plain.exit_code, len(plain.stderr.splitlines())) == (code, 1)
     assert message in plain.stderr
     assert message in as_json(run(*named, "--json"))["error"]["message"]
+
+
+def test_without_ray_the_other_engine_is_named(
+    run: Run, url: str, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    missing = run("index", "build", archive, "--store", url, "--engine", "ray")
+    assert (missing.exit_code, len(missing.stderr.splitlines())) == (1, 1)
+    assert "pip install 'pathassist[ray]', or use --engine local" in missing.stderr
 
 
 def test_errors_of_an_existing_store(run: Run, url: str, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
