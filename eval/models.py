@@ -3,6 +3,7 @@
 Names as on the command line::
 
     embedded                         a preset of ours
+    lora-off:embedded                the same without its LoRA adapter: what the tuning did, and what it cost
     openai:http://host:8000/v1#name  an endpoint; the key is taken from OPENAI_API_KEY
     hf:FOLDER                        an image-text model saved with save_pretrained
     open_clip:NAME:CHECKPOINT        an encoder, for the embedding tasks
@@ -71,11 +72,30 @@ def load_model(name: str, source: str = "wheels") -> Model:
         return OpenAIModel(rest)
     if scheme == "hf" and rest:
         return HFModel(rest)
+    if scheme == "lora-off":
+        return PresetModel(_without_adapter(rest))
     if scheme == "open_clip":
         raise BadInput(f"{name!r} is an encoder; it can run the embedding tasks only: pathassist eval pmeb")
     from assistant import Assistant
 
     return PresetModel(Assistant.load(name, source=source))
+
+
+def _without_adapter(preset: str) -> Any:
+    """The embedded preset with tower and connector as shipped and the language model as it was; uncalibrated."""
+    from assistant import Assistant
+    from assistant.model.load import engine_for
+    from assistant.model.parts import part_named
+    from assistant.model.store import language_folder
+    from assistant.model.vlm import WEIGHTS, trained_llava, weights_hash
+
+    if preset != "embedded":
+        raise BadInput(f"the adapter of {preset!r} cannot be switched off; allowed: lora-off:embedded")
+    weights = WEIGHTS / preset
+    model, processor = trained_llava(language_folder(part_named("smollm2-135m-instruct")), weights, adapter=False)
+    model.eval()
+    revision = f"{preset}-{weights_hash(weights)}-lora-off"
+    return Assistant(model, processor, engine_for(model), name=f"lora-off:{preset}", revision=revision)
 
 
 def load_encoder(name: str, source: str = "wheels") -> Encoder:

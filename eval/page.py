@@ -70,7 +70,7 @@ def _folders(path: Path) -> list[Path]:
 def section(run: Run) -> dict[str, Any]:
     """What the page shows of one run."""
     info, rows = run.info, run.rows
-    shown = rows[rows["condition"] == _main(rows)]
+    shown = rows[rows["condition"] == main_condition(rows)]
     return {
         "title": f"{info['task']} · {info['model']}",
         "anchor": f"run-{info['fingerprint']}",
@@ -104,7 +104,7 @@ def _command(info: dict[str, Any]) -> str:
     return " ".join(["pathassist eval", info["task"], *(f"{name} {value}" for name, value in options.items())])
 
 
-def _main(rows: pd.DataFrame) -> str:
+def main_condition(rows: pd.DataFrame) -> str:
     """The condition figures are drawn of: the image, or text where there is none."""
     names = list(dict.fromkeys(rows["condition"]))
     return "image" if "image" in names else str(names[0])
@@ -223,18 +223,19 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
     out, controls = [], []
     first: dict[tuple[str, str], Run] = {}
     for run in runs:
-        main = _main(run.rows)
+        main = main_condition(run.rows)
         shown = [name for name in CONTROLS if name != main and name in set(run.rows["condition"])]
-        controls += [_compared(run, name, run, main) for name in shown]
+        controls += [compared(run, name, run, main) for name in shown]
         key = (run.info["task"], run.info["split"])
         if key in first:
-            out.append(_compared(first[key], _main(first[key].rows), run, _main(run.rows)))
+            out.append(compared(first[key], main_condition(first[key].rows), run, main_condition(run.rows)))
         else:
             first[key] = run
     return [entry for entry in out + controls if entry is not None]
 
 
-def _compared(a: Run, condition_a: str, b: Run, condition_b: str) -> dict[str, Any] | None:
+def compared(a: Run, condition_a: str, b: Run, condition_b: str) -> dict[str, Any] | None:
+    """Two runs of one task on the items both have; None where nothing is scored in both."""
     left = a.rows[a.rows["condition"] == condition_a]
     right = b.rows[b.rows["condition"] == condition_b]
     column = next((c for c in _COMPARED if c in left and c in right), None)
@@ -255,5 +256,6 @@ def _compared(a: Run, condition_a: str, b: Run, condition_b: str) -> dict[str, A
         "task": a.info["task"],
         "first": f"{a.info['model']} ({condition_a})", "second": f"{b.info['model']} ({condition_b})",
         "column": column, "result": found, "same_data": same,
+        "means": (float(both["score"].mean()), float(both["score_b"].mean())),
         "only_first": len(kept[0]) - len(both), "only_second": len(kept[1]) - len(both),
     }  # fmt: skip

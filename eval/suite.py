@@ -1,6 +1,10 @@
 """The whole local suite for one model, sized for two CPU cores and 30 minutes; a second run goes on where it stopped.
 
     python -m eval.suite --model embedded --out runs/suite
+    python -m eval.suite --model embedded --before lora-off:embedded --results eval/results
+
+With ``--before`` every task is also compared with an earlier suite of another model in the same folder, on the same
+items: what a training won on one task, and what it made the model forget on the others.
 
 Every task has its own run folder, so an interrupted suite loses at most one batch, and a finished one is read back in
 seconds. A task whose data or model part is missing is listed as skipped, with the reason; it is never silently left
@@ -24,7 +28,7 @@ from assistant.model.encoders.base import Encoder
 from eval.conditions import CONTROLS
 from eval.local_vqa import LocalVQA
 from eval.models import Model, load_encoder, load_model
-from eval.page import write_report
+from eval.page import compared, main_condition, write_report
 from eval.pathmmu import PathMMU
 from eval.pathvqa import PathVQA
 from eval.provenance import read_json, write_json
@@ -140,13 +144,50 @@ def _embedding(encoder: Encoder, root: Root, folder: Path, seed: int) -> Run:
     )
 
 
-def markdown(model: Model, runs: Sequence[Run], skipped: dict[str, str]) -> str:
+def finished(folder: Path, model: str) -> list[Run]:
+    """The runs of a model that were finished in a folder.
+
+    Raises:
+        NotAvailable: There is none.
+    """
+    found = [read_run(p.parent) for p in sorted(folder.glob("*/run.json")) if read_json(p)["model"] == model]
+    if not found:
+        raise NotAvailable(
+            f"{folder} holds no finished run of {model}; run first: python -m eval.suite --model {model}"
+        )
+    return found
+
+
+def changes(before: Sequence[Run], after: Sequence[Run]) -> list[str]:
+    """A table of what changed from one model to another: every task that both ran, item by item."""
+    lines = ["", f"## From {before[0].info['model']} to {after[0].info['model']}", ""]
+    lines += [
+        "| task | measure | n | before | after | difference [95 %] | p (permutation) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for old in before:
+        for new in after:
+            if (old.info["task"], old.info["split"]) != (new.info["task"], new.info["split"]):
+                continue
+            row = compared(old, main_condition(old.rows), new, main_condition(new.rows))
+            if row is not None:
+                c = row["result"]
+                difference = f"{c.difference:+.3f} [{c.low:+.2f}, {c.high:+.2f}]"
+                means = " | ".join(f"{mean:.3f}" for mean in row["means"])
+                name = f"{old.info['task']} | {row['column']}"
+                lines.append(f"| {name} | {c.n} | {means} | {difference} | {c.permutation:.3f} |")
+    return lines
+
+
+def markdown(model: Model, runs: Sequence[Run], skipped: dict[str, str], before: Sequence[Run] = ()) -> str:
     """Every run's totals with their controls; the parts and failures are in the HTML report."""
+    again = f" --before {before[0].info['model']}" if before else ""
     lines = [
         f"# The local suite: {model.name}",
         "",
-        f"{DISCLAIMER} Reprint: `python -m eval.suite --model {model.name}`. Weights {model.revision}. 95 % intervals",
-        "by bootstrap over slides or groups; `majority` is seen from the answers, an upper bound without a model.",
+        f"{DISCLAIMER} Reprint: `python -m eval.suite --model {model.name}{again}`. Weights {model.revision}.",
+        "95 % intervals by bootstrap over slides or groups; `majority` is seen from the answers, an upper bound",
+        "without a model.",
     ]
     for run in runs:
         info = run.info
@@ -159,6 +200,7 @@ def markdown(model: Model, runs: Sequence[Run], skipped: dict[str, str]) -> str:
         for r in rows:
             value = f"{r['value']:.3f} [{r['low']:.2f}, {r['high']:.2f}]"
             lines.append(f"| {r['part']} | {r['metric']} | {r['condition']} | {r['n']} | {value} |")
+    lines += changes(before, runs) if before else []
     lines += ["", *(f"Skipped: {task}, {_without_root(reason)}" for task, reason in skipped.items())]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -173,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--encoder", help="encoder of the embedding tasks, for example pathclip-small")
+    parser.add_argument("--before", metavar="MODEL", help="compare with this model's finished suite in the same folder")
     parser.add_argument("--data", help="data root (default: PATHASSIST_DATA or ../shared/data)")
     parser.add_argument("--out", default="runs/suite")
     parser.add_argument("--results", type=Path, help="also write the totals as suite-MODEL.md there")
@@ -181,6 +224,7 @@ def main() -> None:
     keywords: dict[str, Any] = {"root": args.data, "out": args.out, "seed": args.seed}
     try:
         encoder = (lambda: load_encoder(args.encoder)) if args.encoder else None
+        before = finished(Path(args.out), args.before) if args.before else []
         model = load_model(args.model)
         runs, skipped, report = run_suite(model, encoder=encoder, **keywords)
     except PathAssistError as error:
@@ -191,8 +235,8 @@ def main() -> None:
     for task, reason in skipped.items():
         print(f"{task}: skipped, {reason}")
     if args.results:
-        table = args.results / f"suite-{model.name}.md"
-        table.write_text(markdown(model, runs, skipped), encoding="utf-8")
+        table = args.results / f"suite-{model.name.replace(':', '-')}.md"
+        table.write_text(markdown(model, runs, skipped, before), encoding="utf-8")
     print(report)
 
 

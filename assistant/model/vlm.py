@@ -77,14 +77,22 @@ def hub_folder(preset: Preset, *, source: str, cache: Path, progress: bool = Tru
     return _assembled(cache, name, lambda: _joined(preset, tower, language, weights))
 
 
-def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True) -> tuple[Any, Any]:
-    """The embedded model with trained connector and adapter; ``merge=False`` keeps the PEFT wrapper."""
+def trained_llava(language_dir: Path, weights: Path, *, merge: bool = True, adapter: bool = True) -> tuple[Any, Any]:
+    """The embedded model with trained connector and adapter.
+
+    Args:
+        merge: False keeps the PEFT wrapper.
+        adapter: False leaves the adapter out, for measuring what it does.
+    """
     from assistant.model.preset import load_preset
 
-    return _joined(load_preset("embedded"), weights / "tower.safetensors", language_dir, weights, merge=merge)
+    preset = load_preset("embedded")
+    return _joined(preset, weights / "tower.safetensors", language_dir, weights, merge=merge, adapter=adapter)
 
 
-def _joined(preset: Preset, tower: Path, language: Path, weights: Path, *, merge: bool = True) -> tuple[Any, Any]:
+def _joined(
+    preset: Preset, tower: Path, language: Path, weights: Path, *, merge: bool = True, adapter: bool = True
+) -> tuple[Any, Any]:
     """Parts with the connector and, where there is one, the adapter of ``weights``."""
     from safetensors.torch import load_file
 
@@ -97,7 +105,7 @@ def _joined(preset: Preset, tower: Path, language: Path, weights: Path, *, merge
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise NotAvailable(f"{weights / 'connector.safetensors'} does not fit {preset.name}: {reason}") from error
-    if not (weights / "adapter").is_dir():
+    if not adapter or not (weights / "adapter").is_dir():
         return model, processor
     from peft import PeftModel
 

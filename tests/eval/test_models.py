@@ -100,10 +100,27 @@ def test_bad_names() -> None:
         OpenAIModel("http://127.0.0.1:9/v1", seconds=2)
     with pytest.raises(BadInput, match=r"no config\.json"):
         load_model("hf:/nowhere")
+    with pytest.raises(BadInput, match="allowed: lora-off:embedded"):
+        load_model("lora-off:qwen-7b")
     with pytest.raises(BadInput, match="embedding tasks only"):
         load_model("open_clip:ViT-B-32")
     with pytest.raises((BadInput, NotAvailable), match="nonesuch"):
         load_encoder("nonesuch")
+
+
+@pytest.mark.slow
+def test_without_its_adapter_the_language_model_is_as_it_was() -> None:
+    from transformers import AutoModelForCausalLM
+
+    from assistant.model.parts import part_named
+    from assistant.model.store import language_folder
+
+    model = load_model("lora-off:embedded")
+    plain = AutoModelForCausalLM.from_pretrained(language_folder(part_named("smollm2-135m-instruct"))).state_dict()
+    ours = model.assistant.model.model.language_model.state_dict()
+    name = "layers.3.self_attn.q_proj.weight"
+    assert (ours[name].float() == plain[f"model.{name}"].float()).all()
+    assert model.answer(None, "What is H&E?", max_new_tokens=4).text
 
 
 def test_a_preset_gives_its_best_guess_with_the_letter_in_brackets() -> None:

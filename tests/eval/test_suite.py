@@ -12,7 +12,7 @@ from assistant.errors import NotAvailable
 from eval.local_vqa import LocalVQA
 from eval.pathmmu import PathMMU
 from eval.pathvqa import PathVQA
-from eval.suite import Step, run_suite, steps
+from eval.suite import Step, finished, markdown, run_suite, steps
 from tests.eval.fake_models import FakeEncoder, FakeModel
 
 
@@ -47,6 +47,23 @@ def test_suite_runs_skips_resumes_and_reports(data_root: Path, tmp_path: Path, m
     written = json.loads((tmp_path / "suite.json").read_text())
     assert written["skipped"] == skipped
     assert len(written["runs"]) == 3
+
+
+@pytest.mark.data
+def test_what_changed_from_one_model_to_another(data_root: Path, tmp_path: Path) -> None:
+    keywords = {"root": data_root, "out": tmp_path, "plan": plan()[1:2], "progress": lambda *_: None}
+    before, after = FakeModel(lambda *_: "(A)"), FakeModel(lambda *_: "(B)")
+    before.name, after.name = "before", "after"
+    run_suite(before, **keywords)
+    runs, skipped, _ = run_suite(after, **keywords)
+    old = finished(tmp_path, "before")
+    lines = markdown(after, runs, skipped, old).splitlines()
+    row = next(line for line in lines if line.startswith("| pathmmu | strict | 155 |"))
+    means = [float(run.rows["strict"].mean()) for run in (old[0], runs[0])]
+    assert f"| {means[0]:.3f} | {means[1]:.3f} | {means[1] - means[0]:+.3f} [" in row
+    assert means[0] != means[1]
+    with pytest.raises(NotAvailable, match="no finished run of another"):
+        finished(tmp_path, "another")
 
 
 def test_nothing_to_run(tmp_path: Path) -> None:
