@@ -1,0 +1,100 @@
+"""From the maps of the network to things with outlines: instances by a seeded watershed, cells by peaks.
+
+The distance head gives every pixel its distance to the outline as a share of the largest in its instance, so the cores
+above a level are apart even where instances touch; they are the seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How maps become instances; chosen on ``val`` (``python -m eval.regions --tune``).
+
+    Attributes:
+        foreground: Probability from which a pixel belongs to an instance.
+        core: Distance from which it belongs to a seed.
+        smooth: Sigma of the Gaussian on the distance, pixels of the map.
+        least: Smallest instance, pixels of the map.
+        seed: Smallest seed, pixels of the map.
+    """
+
+    foreground: float = 0.5
+    core: float = 0.4
+    smooth: float = 0.5
+    least: int = 12
+    seed: int = 3
+
+
+NUCLEI = Settings()
+GLANDS = Settings(foreground=0.6, core=0.15, smooth=2.0, least=120, seed=20)
+
+
+def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.int32]:
+    """Instance ids [H, W] from probabilities of foreground and distances, both [H, W]."""
+    from scipy.ndimage import binary_fill_holes, gaussian_filter
+    from skimage.measure import label
+    from skimage.morphology import remove_small_objects
+    from skimage.segmentation import watershed
+
+    mask = binary_fill_holes(foreground >= settings.foreground)
+    mask = remove_small_objects(mask, max_size=settings.least - 1)
+    smooth = gaussian_filter(distance, settings.smooth)
+    cores = remove_small_objects((smooth >= settings.core) & mask, max_size=settings.seed - 1)
+    seeds = label(cores, connectivity=1)  # type: ignore[no-untyped-call]
+    alone = label(mask, connectivity=1)  # type: ignore[no-untyped-call]
+    # A piece without a seed is an instance of its own: small nuclei may stay under the level.
+    without = np.setdiff1d(np.unique(alone), np.unique(alone[seeds > 0]))
+    extra = np.isin(alone, without[without > 0])
+    seeds = np.where(extra, alone + seeds.max(), seeds)
+    found: NDArray[np.int32] = watershed(-smooth, seeds, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
+    sizes = np.bincount(found.ravel())
+    found[sizes[found] < settings.least] = 0
+    dense = np.unique(found, return_inverse=True)[1]
+    return dense.reshape(foreground.shape).astype(np.int32)
+
+
+def kinds_of(ids: NDArray[np.int32], chances: Map) -> NDArray[np.float32]:
+    """Mean probability of each kind in each instance: ids [H, W] and chances [K, H, W] to [N, K]."""
+    count = int(ids.max())
+    flat = ids.ravel()
+    sizes = np.maximum(np.bincount(flat, minlength=count + 1)[1:], 1)
+    sums = [np.bincount(flat, weights=c.ravel(), minlength=count + 1)[1:] for c in chances]
+    return (np.stack(sums, axis=1) / sizes[:, None]).astype(np.float32)
+
+
+def cells(maps: Map, least: float = 0.05, limit: int = 300) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes [N, 4] xyxy in cells of the map and scores [N, K] from the blood head's maps [K + 4, H, W] (logits)."""
+    from scipy.ndimage import maximum_filter
+
+    kinds = len(maps) - 4
+    heat = 1 / (1 + np.exp(-maps[:kinds]))
+    best = heat.max(axis=0)
+    peaks = (best == maximum_filter(best, 3)) & (best >= least)
+    rows, columns = np.nonzero(peaks)
+    order = np.argsort(-best[rows, columns])[:limit]
+    rows, columns = rows[order], columns[order]
+    width, height = np.exp(np.clip(maps[kinds : kinds + 2, rows, columns], -3, 5))
+    x, y = columns + maps[kinds + 2, rows, columns], rows + maps[kinds + 3, rows, columns]
+    boxes = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
+    return boxes.astype(np.float32), heat[:, rows, columns].T.astype(np.float32)
+
+
+def suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou: float = 0.5) -> NDArray[np.int64]:
+    """Rows to keep, best first: of two boxes of one kind that overlap more than ``iou`` the better one stays."""
+    import torch
+    from torchvision.ops import batched_nms
+
+    if not len(boxes):
+        return np.zeros(0, np.int64)
+    best = torch.from_numpy(scores.max(axis=1))
+    kept = batched_nms(torch.from_numpy(boxes), best, torch.from_numpy(scores.argmax(axis=1)), iou)
+    found: NDArray[np.int64] = kept.numpy()
+    return found

@@ -1,0 +1,170 @@
+"""The shipped network on a field of any size: tiles with a margin, maps put together, instances and boxes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from assistant.errors import NotAvailable
+from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, suppress
+from assistant.regions.network import HEADS, STRIDES, Trunk
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
+#: Pixels at which the heads were trained, in micrometres where the sources state it.
+MPP = {"nuclei": 0.25, "glands": 1.24, "tissue": 1.0}
+#: Size at which the blood head sees a field of 640 × 480 pixels over its own.
+BLOOD_SCALE = 0.5
+_TILE, _MARGIN = 512, 64
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What was outlined: ids [H, W] in pixels of the input, and where there are kinds their chances [N, K]."""
+
+    ids: NDArray[np.int32]
+    kinds: NDArray[np.float32] | None = None
+
+
+class Regions:
+    """The network with its weights; one call at a time per object.
+
+    Args:
+        trunk: In evaluation mode.
+        research: Weights from sources without an open licence.
+        version: Short hash of the weights.
+    """
+
+    def __init__(self, trunk: Trunk, *, research: bool, version: str) -> None:
+        self.trunk = trunk.eval()
+        self.research, self.version = research, version
+
+    def maps(self, pixels: Pixels, heads: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Maps [C, H/stride, W/stride] (logits) of a field [H, W, 3] at the scale it has."""
+        height, width = pixels.shape[:2]
+        out = {h: np.zeros((HEADS[h], -(-height // STRIDES[h]), -(-width // STRIDES[h])), np.float32) for h in heads}
+        for y in range(0, height, _TILE):
+            for x in range(0, width, _TILE):
+                self._tile(pixels, x, y, heads, out)
+        return out
+
+    def _tile(self, pixels: Pixels, x: int, y: int, heads: Sequence[str], out: dict[str, NDArray[np.float32]]) -> None:
+        height, width = pixels.shape[:2]
+        x1, y1 = min(x + _TILE, width), min(y + _TILE, height)
+        left, top = max(0, x - _MARGIN), max(0, y - _MARGIN)
+        part = pixels[top : min(y1 + _MARGIN, height), left : min(x1 + _MARGIN, width)]
+        tall, wide = (-(-side // 32) * 32 for side in part.shape[:2])
+        room = ((0, tall - part.shape[0]), (0, wide - part.shape[1]), (0, 0))
+        padded = np.pad(part, room, mode="symmetric" if min(part.shape[:2]) >= 32 else "edge")
+        tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            found = self.trunk(tensor.to(memory_format=torch.channels_last), tuple(heads))
+        for head in heads:
+            s = STRIDES[head]
+            rows, columns = slice(y // s, -(-y1 // s)), slice(x // s, -(-x1 // s))
+            r, c = (y - top) // s, (x - left) // s
+            core = found[head][0, :, r : r + rows.stop - rows.start, c : c + columns.stop - columns.start]
+            out[head][:, rows, columns] = core.numpy()
+
+    def nuclei(self, pixels: Pixels, mpp: float = MPP["nuclei"], settings: Settings = NUCLEI) -> Instances:
+        """Nuclei of a field [H, W, 3] with the chances of ``NUCLEUS_KINDS``."""
+        found = self._instances("nuclei", pixels, mpp / MPP["nuclei"], settings)
+        return found
+
+    def glands(self, pixels: Pixels, mpp: float = MPP["glands"] / 2, settings: Settings = GLANDS) -> Instances:
+        """Glands of a field [H, W, 3]; 0.62 µm a pixel is 20x of the scanner the set was made with."""
+        return self._instances("glands", pixels, mpp / MPP["glands"], settings)
+
+    def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
+        height, width = pixels.shape[:2]
+        scaled = rescaled(pixels, scale)
+        maps = self.maps(scaled, (head,))[head]
+        foreground, distance = (1 / (1 + np.exp(-m)) for m in maps[:2])
+        ids = instances(foreground, distance, settings)
+        kinds = None
+        if len(maps) > 2:
+            shares = np.exp(maps[2:] - maps[2:].max(axis=0))
+            kinds = kinds_of(ids, shares / shares.sum(axis=0))
+        return Instances(smooth_enlarged(ids, (height, width)), kinds)
+
+    def tissue(self, pixels: Pixels, mpp: float = MPP["tissue"]) -> NDArray[np.float32]:
+        """Chances of ``TISSUES`` [4, h, w] on a map of a quarter of the size at 1 µm a pixel."""
+        maps = self.maps(rescaled(pixels, mpp / MPP["tissue"]), ("tissue",))["tissue"]
+        shares = np.exp(maps - maps.max(axis=0))
+        found: NDArray[np.float32] = (shares / shares.sum(axis=0)).astype(np.float32)
+        return found
+
+    def blood(self, pixels: Pixels, scale: float = BLOOD_SCALE) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes [N, 4] xyxy in pixels of the field and scores [N, 3] of ``BLOOD_CELLS``, best first."""
+        height, width = pixels.shape[:2]
+        boxes, scores = cells(self.maps(rescaled(pixels, scale), ("blood",))["blood"])
+        boxes = boxes * STRIDES["blood"] / scale
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
+        kept = suppress(boxes, scores)
+        return boxes[kept], scores[kept]
+
+
+def rescaled(pixels: Pixels, scale: float) -> Pixels:
+    """A field at ``scale`` of its size, at least 32 pixels a side."""
+    height, width = pixels.shape[:2]
+    size = max(32, round(width * scale)), max(32, round(height * scale))
+    if size == (width, height):
+        return pixels
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(pixels).resize(size, how))
+
+
+def smooth_enlarged(ids: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Instance ids at another size, nearest neighbour."""
+    rows = ((np.arange(shape[0]) + 0.5) * ids.shape[0] / shape[0]).astype(int)
+    columns = ((np.arange(shape[1]) + 0.5) * ids.shape[1] / shape[1]).astype(int)
+    found: NDArray[np.int32] = ids[rows][:, columns]
+    return found
+
+
+@lru_cache(maxsize=2)
+def load_regions(*, research: bool = True) -> Regions:
+    """The shipped network: of all sources, or with ``research=False`` of the openly licensed ones.
+
+    Raises:
+        NotAvailable: The weights are missing or damaged.
+    """
+    return read_regions(WEIGHTS / ("regions.safetensors" if research else "regions-open.safetensors"), research)
+
+
+def read_regions(path: Path, research: bool = True) -> Regions:
+    """A network from a file.
+
+    Raises:
+        NotAvailable: No such file, or it is not one of ours.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from assistant.model.cache import sha256
+
+    if not path.is_file():
+        raise NotAvailable(
+            f"no weights {path.name} for nuclei, glands, tissue and blood cells; restore them with "
+            "`git checkout -- assistant/weights`, or train them: pathassist train regions"
+        )
+    try:
+        state: dict[str, Any] = {k: v.float() for k, v in load_file(path).items()}
+        trunk = Trunk(tuple(h for h in HEADS if any(k.startswith(f"heads.{h}.") for k in state)))
+        trunk.load_state_dict(state, strict=False)
+        missing = [k for k in trunk.state_dict() if k not in state and "num_batches" not in k]
+        if missing:
+            raise KeyError(missing[0])
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise NotAvailable(f"{path.name} is not this network's: {reason}; restore it with git checkout") from error
+    return Regions(trunk.to(memory_format=torch.channels_last), research=research, version=sha256(path)[:12])

@@ -1,0 +1,143 @@
+"""The region network: shapes of its maps, instances from made-up maps, tiles, and the shipped weights on fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from assistant.errors import NotAvailable
+from assistant.regions.instances import Settings, cells, instances, kinds_of, suppress
+from assistant.regions.model import Regions, load_regions, read_regions
+from assistant.regions.network import HEADS, STRIDES, Trunk, start_encoder
+from training.regions.data import inner_distance
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    torch.manual_seed(0)
+    return Trunk().eval()
+
+
+def discs(*places: tuple[int, int, int], side: int = 64) -> np.ndarray:
+    """Instance ids of discs (row, column, radius); later ones are cut by earlier ones."""
+    rows, columns = np.mgrid[:side, :side]
+    out = np.zeros((side, side), np.int32)
+    for number, (r, c, radius) in enumerate(places, 1):
+        out[((rows - r) ** 2 + (columns - c) ** 2 <= radius**2) & (out == 0)] = number
+    return out
+
+
+def test_maps_have_the_stated_shapes(trunk: Trunk) -> None:
+    with torch.no_grad():
+        out = trunk(torch.zeros(1, 3, 64, 96))
+    assert {k: tuple(v.shape) for k, v in out.items()} == {
+        h: (1, HEADS[h], 64 // STRIDES[h], 96 // STRIDES[h]) for h in HEADS
+    }
+
+
+def test_batch_norm_of_the_encoder_stays_as_it_is(trunk: Trunk) -> None:
+    before = trunk.encoder.bn1.running_mean.clone()
+    trunk.train()
+    trunk(torch.randn(2, 3, 64, 64))
+    trunk.eval()
+    assert torch.equal(before, trunk.encoder.bn1.running_mean)
+
+
+def test_the_encoder_starts_from_a_tower(trunk: Trunk) -> None:
+    tower = {f"visual.backbone.{k}": v + 1 for k, v in trunk.encoder.state_dict().items()}
+    other = Trunk(("tissue",))
+    start_encoder(other, tower)
+    assert torch.equal(other.encoder.bn1.weight, trunk.encoder.bn1.weight + 1)
+    with pytest.raises(ValueError, match="lacks 1 tensors"):
+        start_encoder(other, {k: v for k, v in tower.items() if k != "visual.backbone.bn1.weight"})
+
+
+def test_touching_instances_come_apart() -> None:
+    truth = discs((20, 20, 9), (20, 36, 9), (50, 50, 5))
+    found = instances((truth > 0).astype(np.float32), inner_distance(truth), Settings())
+    assert found.max() == 3
+    for number in (1, 2, 3):
+        mine = found[truth == number]
+        best = np.bincount(mine).argmax()
+        assert best > 0
+        assert (mine == best).mean() > 0.85
+
+
+def test_a_piece_without_a_core_is_kept_and_a_speck_is_not() -> None:
+    truth = discs((20, 20, 6), (50, 50, 1))
+    found = instances((truth > 0).astype(np.float32), np.zeros((64, 64), np.float32), Settings(least=12))
+    assert found.max() == 1
+    assert found[20, 20] == 1
+
+
+def test_kinds_are_means_over_instances() -> None:
+    ids = np.array([[1, 1], [2, 0]], np.int32)
+    chances = np.array([[[0.2, 0.4], [1.0, 9]], [[0.8, 0.6], [0.0, 9]]], np.float32)
+    assert np.allclose(kinds_of(ids, chances), [[0.3, 0.7], [1.0, 0.0]])
+
+
+def test_cells_are_decoded_and_suppressed() -> None:
+    maps = np.full((7, 16, 16), -8.0, np.float32)
+    maps[3:] = 0
+    maps[1, 4, 6], maps[1, 4, 9], maps[2, 12, 3] = 3, 2, 1
+    maps[3:5, 4, 6] = maps[3:5, 4, 9] = np.log(8)
+    maps[5:7, 4, 6] = 0.5
+    boxes, scores = cells(maps)
+    assert scores.argmax(axis=1).tolist() == [1, 1, 2]
+    assert np.allclose(boxes[0], [2.5, 0.5, 10.5, 8.5])
+    assert suppress(boxes, scores, 0.3).tolist() == [0, 2]
+    assert suppress(boxes[:0], scores[:0]).tolist() == []
+
+
+def test_tiles_meet_without_gaps(trunk: Trunk) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (530, 700, 3), np.uint8)
+    whole = Regions(trunk, research=True, version="x").maps(pixels, ("tissue", "nuclei"))
+    assert whole["tissue"].shape == (4, 133, 175)
+    assert whole["nuclei"].shape == (6, 265, 350)
+    assert (np.abs(whole["nuclei"]).sum(axis=0) > 0).all()
+
+
+def test_missing_and_wrong_weights(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match=r"no weights none\.safetensors .* train them"):
+        read_regions(tmp_path / "none.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"heads.tissue.1.bias": torch.zeros(4)}, tmp_path / "part.safetensors")
+    with pytest.raises(NotAvailable, match=r"part.safetensors is not this network's"):
+        read_regions(tmp_path / "part.safetensors")
+
+
+@pytest.mark.data
+def test_shipped_weights_find_the_white_cell(data_root: Path) -> None:
+    rows = [json.loads(x) for x in (data_root / "bccd_boxes" / "index.jsonl").read_text().splitlines()]
+    row = next(
+        r for r in rows if r["split"] == "val" and sum(b["label"] == "white blood cell" for b in r["boxes"]) == 1
+    )
+    true = next(b["xyxy"] for b in row["boxes"] if b["label"] == "white blood cell")
+    with Image.open(data_root / "bccd_boxes" / row["image"]) as opened:
+        boxes, scores = load_regions().blood(np.asarray(opened.convert("RGB")))
+    best = boxes[int(scores[:, 1].argmax())]
+    from eval.metrics.boxes import box_iou
+
+    assert box_iou([best], [true])[0, 0] > 0.5
+
+
+@pytest.mark.data
+def test_shipped_weights_outline_nuclei(data_root: Path) -> None:
+    from eval.metrics.segmentation import dice
+
+    row = next(
+        r for x in (data_root / "dsb2018_stained" / "index.jsonl").read_text().splitlines()
+        if (r := json.loads(x))["split"] == "val"
+    )  # fmt: skip
+    with Image.open(data_root / "dsb2018_stained" / row["image"]) as opened:
+        found = load_regions().nuclei(np.asarray(opened.convert("RGB")))
+    with Image.open(data_root / "dsb2018_stained" / row["instances"]) as truth:
+        assert dice(np.asarray(truth), found.ids) > 0.6
+    assert found.kinds is not None
+    assert found.kinds.shape == (found.ids.max(), 4)

@@ -1,0 +1,128 @@
+"""Crops and targets of the region stage, on painted fields, and that it learns and resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from assistant.regions.network import Trunk
+from training.data.records import DataError
+from training.regions.data import CROP, Field, Sampler, _crop, centres, inner_distance, load_fields
+from training.regions.train import RegionsRecipe, train
+
+RED, WHITE = (200, 30, 30), (240, 240, 240)
+
+
+def field(dataset: str, seed: int = 0) -> Field:
+    """White with dark red rectangles, labelled as the set's things."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((300, 320, 3), WHITE, np.uint8)
+    ids = np.zeros((300, 320), np.int32)
+    boxes = []
+    for number in range(1, 9):
+        x, y = int(rng.integers(0, 270)), int(rng.integers(0, 250))
+        if ids[y : y + 40, x : x + 40].any():
+            continue
+        pixels[y : y + 30, x : x + 40], ids[y : y + 30, x : x + 40] = RED, number
+        boxes.append((number % 3, x, y, x + 40, y + 30))
+    made = Field(dataset, f"{dataset}{seed}", f"{dataset}{seed}", pixels)
+    if dataset in ("monuseg", "consep_patches", "glas"):
+        made.instances, made.distance = ids, inner_distance(ids)
+    if dataset == "consep_patches":
+        made.kinds = np.where(ids > 0, ids % 4 + 1, 0).astype(np.uint8)
+    if dataset == "luad_tissue_seg":
+        made.tissue = (ids > 0).astype(np.uint8)
+    if dataset == "bccd_boxes":
+        made.boxes = np.array(boxes, np.float32)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_targets_turn_with_the_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    crop = _crop(field("bccd_boxes", seed), rng)
+    red = crop["pixels"][..., 1] < 120
+    assert len(crop["boxes"])
+    for _, x0, y0, x1, y1 in crop["boxes"]:
+        inside = red[int(y0 + 3) : int(y1 - 3), int(x0 + 3) : int(x1 - 3)]
+        assert inside.mean() > 0.95
+    shapes = _crop(field("monuseg", seed), np.random.default_rng(seed))
+    dark = shapes["pixels"][1::2, 1::2, 1] < 120
+    assert (dark == (shapes["fg"][0] > 0)).mean() > 0.97
+    assert shapes["fg"].shape == (3, CROP // 2, CROP // 2)
+
+
+def test_distance_is_one_in_the_middle_and_small_at_the_outline() -> None:
+    ids = np.zeros((20, 20), np.int32)
+    ids[5:14, 5:14], ids[5:14, 14:18] = 1, 2
+    distance = inner_distance(ids)
+    assert distance[9, 9] == 1
+    assert distance[9, 13] < 0.3
+    assert distance[9, 14] < 0.6
+    assert (distance[ids == 0] == 0).all()
+
+
+def test_centres_mark_the_right_cell() -> None:
+    heat, size, where = centres(np.array([[1, 40, 80, 80, 100]], np.float32), 64)
+    assert heat[1, 22, 15] == 1
+    assert heat[1].max() == 1
+    assert heat[0].max() == 0
+    assert where.sum() == 1
+    assert torch.allclose(size[:, 22, 15], torch.tensor([np.log(10), np.log(5), 0.0, 0.5], dtype=torch.float32))
+
+
+def test_boxes_outside_the_image_are_refused_with_the_line(tmp_path: Path) -> None:
+    folder = tmp_path / "bccd_boxes"
+    folder.mkdir()
+    Image.new("RGB", (64, 48)).save(folder / "a.png")
+    row = {"image": "a.png", "split": "train", "boxes": [{"label": "platelet", "xyxy": [1, 1, 5, 5]}]}
+    bad = {**row, "boxes": [{"label": "platelet", "xyxy": [60, 1, 70, 5]}]}
+    (folder / "index.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(bad))
+    with pytest.raises(DataError, match=r"index.jsonl:2: the box \[60, 1, 70, 5\] is not inside the image, 64 x 48"):
+        load_fields("bccd_boxes", "train", tmp_path)
+    (folder / "index.jsonl").write_text(json.dumps(row))
+    assert load_fields("bccd_boxes", "train", tmp_path)[0].boxes.tolist() == [[2, 0.5, 0.5, 2.5, 2.5]]
+
+
+SHARES = {"monuseg": 1, "consep_patches": 1, "glas": 1, "luad_tissue_seg": 1, "bccd_boxes": 1}
+
+
+def small() -> tuple[Trunk, Sampler]:
+    torch.manual_seed(0)
+    return Trunk(), Sampler([field(name) for name in SHARES], SHARES)
+
+
+@pytest.mark.slow
+def test_it_learns_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    recipe = RegionsRecipe(start="", steps=8, checkpoint_every=4, log_every=4, lr=3e-3)
+    whole = train(*small(), recipe, tmp_path / "whole")
+    assert np.mean(whole[-2:]) < np.mean(whole[:2])
+
+    class Killed(Exception):
+        pass
+
+    trunk, sampler = small()
+    draw = sampler.draw
+
+    def dies(step: int):
+        if step == 6:
+            raise Killed
+        return draw(step)
+
+    sampler.draw = dies  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        train(trunk, sampler, recipe, tmp_path / "part")
+    rest = train(*small(), recipe, tmp_path / "part", resume=True)
+    assert rest == whole[4:]
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("whole", "part"))
+    assert first == second
+
+
+def test_a_source_without_fields_is_named() -> None:
+    with pytest.raises(DataError, match="no field of glas"):
+        Sampler([field("monuseg")], {"monuseg": 1, "glas": 1})
