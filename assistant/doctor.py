@@ -75,10 +75,26 @@ def run_checks(
         partial(check_shipped, settings),
         partial(check_encoder, settings, fix=fix),
         partial(check_endpoint, settings),
+        partial(check_viewer, fix=fix),
         check_data,
         *(partial(check_port, port) for port in ports),
     ]
     return [found for check in checks for found in check()]
+
+
+def check_viewer(*, fix: bool = False) -> Iterator[Check]:
+    """The script of the slide viewer; without it slides are shown as plain pictures."""
+    from assistant.slides import openseadragon
+
+    try:
+        found = openseadragon.install() if fix else openseadragon.script()
+    except NotAvailable as error:
+        yield Check("slide viewer", "WARN", str(error), "install Node.js, then pathassist doctor --fix")
+        return
+    if found:
+        yield Check("slide viewer", "PASS", f"OpenSeadragon {openseadragon.VERSION}")
+    else:
+        yield Check("slide viewer", "WARN", "not installed; slides are plain pictures", "pathassist doctor --fix")
 
 
 def check_python() -> Iterator[Check]:

@@ -1,14 +1,12 @@
 """Whole slides as cases: tissue found on an overview, tiles of a stated size at a stated resolution.
 
-Only pixels and four numbers of a slide are used (size, pyramid, µm per pixel, a hash): label and macro images, file
-names and other properties may name patients and are never read.
+Slides are read through :mod:`assistant.slides`, which never touches label and macro images, file names and other
+properties that may name patients.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.errors import BadInput, NotAvailable
+from assistant.slides import SUFFIXES as SLIDE_SUFFIXES
+from assistant.slides import Slide, is_slide_name
+from assistant.slides import open_slide as open_any
 from retrieval.records import Case, Region
 
-SUFFIXES = {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
+#: What a folder is searched for: a ``.dzi`` brings thousands of tiles as files, so it is only taken by its own name.
+SUFFIXES = SLIDE_SUFFIXES - {".dzi"}
 
 _OVERVIEW = 1024  # longest side in pixels on which tissue is looked for
 _MIN_SATURATION = 18  # of 255; paper-white glass has less, whatever Otsu says
@@ -48,39 +50,25 @@ class Tiling:
 
 def is_slide(path: Path) -> bool:
     """By its name, or for a TIFF by its pyramid."""
-    if path.suffix.lower() in SUFFIXES:
+    if is_slide_name(path):
         return True
     if path.suffix.lower() not in {".tif", ".tiff"}:
         return False
     try:
         with open_slide(path) as slide:
-            return int(slide.level_count) > 1
+            return len(slide.levels) > 1
     except (BadInput, NotAvailable):
         return False
 
 
-@contextmanager
-def open_slide(path: Path) -> Iterator[Any]:
-    """An ``openslide.OpenSlide``.
+def open_slide(path: Path) -> Slide:
+    """A slide, not a plain picture; use it in a ``with`` block.
 
     Raises:
         NotAvailable: OpenSlide is not installed.
-        BadInput: Not a slide it can read.
+        BadInput: Not a slide that can be read.
     """
-    try:
-        import openslide
-    except ModuleNotFoundError as error:
-        raise NotAvailable("slides need OpenSlide; install it with: pip install 'pathassist[wsi]'") from error
-    try:
-        slide = openslide.OpenSlide(path)
-    except (openslide.OpenSlideError, OSError) as error:
-        raise BadInput(
-            f"{path.name!r} cannot be read as a slide: {error or 'unknown format'}; export it again"
-        ) from error
-    try:
-        yield slide
-    finally:
-        slide.close()
+    return open_any(path, plain=False)
 
 
 def tiles(path: Path, tiling: Tiling) -> list[Case]:
@@ -92,8 +80,8 @@ def tiles(path: Path, tiling: Tiling) -> list[Case]:
     """
     with open_slide(path) as slide:
         side = _side(slide, path, tiling)
-        mask = tissue_mask(_overview(slide))
-        width, height = slide.dimensions
+        mask = tissue_mask(slide.thumbnail(_OVERVIEW))
+        width, height = slide.size
         group = _slide_hash(slide, path)
         facts = {"kind": "tile", "tile_pixels": str(tiling.pixels)}
         if tiling.mpp is not None:
@@ -118,7 +106,7 @@ def read_tile(path: Path, region: Region, pixels: int) -> Image.Image:
         NotAvailable: OpenSlide is not installed.
     """
     with open_slide(path) as slide:
-        return _read(slide, path, region, pixels)
+        return _read(slide, region, pixels)
 
 
 def overview(path: Path) -> Image.Image:
@@ -128,7 +116,7 @@ def overview(path: Path) -> Image.Image:
         BadInput, NotAvailable: As ``tiles``.
     """
     with open_slide(path) as slide:
-        return _overview(slide)
+        return slide.thumbnail(_OVERVIEW)
 
 
 def tissue_mask(overview: Image.Image) -> NDArray[np.bool_]:
@@ -144,58 +132,28 @@ def tissue_mask(overview: Image.Image) -> NDArray[np.bool_]:
     return np.asarray(saturation >= max(_MIN_SATURATION, 0.5 * threshold))
 
 
-def _overview(slide: Any) -> Image.Image:
-    width, height = slide.dimensions
-    scale = min(1.0, _OVERVIEW / max(width, height))
-    level = slide.get_best_level_for_downsample(1 / scale)
-    image = _on_white(slide.read_region((0, 0), level, slide.level_dimensions[level]))
-    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
-
-
-def _read(slide: Any, path: Path, region: Region, pixels: int) -> Image.Image:
-    import openslide
-
+def _read(slide: Slide, region: Region, pixels: int) -> Image.Image:
     x, y, width, height = region
-    if x + width > slide.dimensions[0] or y + height > slide.dimensions[1]:
-        raise BadInput(f"region {region} reaches over the edge of the slide, {' x '.join(map(str, slide.dimensions))}")
     scale = min(1.0, pixels / max(width, height))
-    level = slide.get_best_level_for_downsample(1 / scale)
-    downsample = slide.level_downsamples[level]
-    try:
-        size = max(1, round(width / downsample)), max(1, round(height / downsample))
-        image = _on_white(slide.read_region((x, y), level, size))
-    except (openslide.OpenSlideError, MemoryError) as error:
-        raise BadInput(f"{path.name!r} is damaged at {region}: {error}; export it again") from error
-    wanted = max(1, round(width * scale)), max(1, round(height * scale))
-    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BOX)
+    return slide.read(x, y, width, height, out=(max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _on_white(rgba: Image.Image) -> Image.Image:
-    """Slides are transparent where nothing was scanned: that is glass."""
-    rgb = Image.new("RGB", rgba.size, "white")
-    rgb.paste(rgba, mask=rgba.getchannel("A"))
-    return rgb
-
-
-def _side(slide: Any, path: Path, tiling: Tiling) -> int:
+def _side(slide: Slide, path: Path, tiling: Tiling) -> int:
     """Side of a tile in pixels of the full resolution."""
     if tiling.mpp is None:
         return tiling.pixels
-    known = slide.properties.get("openslide.mpp-x")
-    try:
-        resolution = float(known)
-    except (TypeError, ValueError):
+    if slide.mpp is None:
         raise BadInput(
             f"{path.name!r} does not say its µm per pixel; leave --mpp out to cut it in full-resolution pixels"
-        ) from None
-    if tiling.mpp < 0.9 * resolution:
-        raise BadInput(f"{path.name!r} has {resolution:g} µm per pixel; --mpp {tiling.mpp:g} is finer than that")
-    return max(1, round(tiling.pixels * tiling.mpp / resolution))
+        )
+    if tiling.mpp < 0.9 * slide.mpp:
+        raise BadInput(f"{path.name!r} has {slide.mpp:g} µm per pixel; --mpp {tiling.mpp:g} is finer than that")
+    return max(1, round(tiling.pixels * tiling.mpp / slide.mpp))
 
 
-def _slide_hash(slide: Any, path: Path) -> str:
+def _slide_hash(slide: Slide, path: Path) -> str:
     """A name for the slide that says nothing of its file name."""
-    return str(slide.properties.get("openslide.quickhash-1") or hashlib.sha256(str(path).encode()).hexdigest())[:16]
+    return (slide.fingerprint or hashlib.sha256(str(path).encode()).hexdigest())[:16]
 
 
 def _tissue_share(mask: NDArray[np.bool_], region: Region, size: tuple[int, int]) -> float:

@@ -7,10 +7,11 @@ from assistant.images.intake import (
     ImageSource,
     Limits,
     decode_data_uri,
+    image_warnings,
     load_image,
     load_images,
 )
-from assistant.images.quality import blankness, image_warnings
+from assistant.images.quality import blankness
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -2,6 +2,9 @@
 
 Everything else in the project works on what comes out of here, so no path, URL or byte of a user reaches another
 library. Metadata (EXIF, GPS, slide labels, comments) does not come through: the result is a new image of pixels only.
+
+A whole slide given by its path becomes an overview of at most 1,024 pixels, and :func:`image_warnings` says so and
+names the command that cuts out a field: who asks about a slide gets an answer about it, and knows how coarse it was.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, ImageOps
@@ -21,8 +25,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from assistant.errors import BadInput, PathAssistError, TooLarge
+from assistant.images import quality
 from assistant.images.headers import read_header
-from assistant.images.quality import blankness, image_warnings
+from assistant.images.quality import blankness
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -65,9 +70,33 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_OVERVIEW = 1024
+_NOTE = "slide overview"  # key in ``Image.info``; its value is an object, which no file can bring along
+_TIFF = (".tif", ".tiff", ".btf")
 
 
-def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+@dataclass(frozen=True)
+class SlideOverview:
+    """What an image made of a whole slide carries in ``info["slide overview"]``: the slide's size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return (
+            f"a whole slide of {self.width} x {self.height} pixels was given and only its overview of at most "
+            f"{_OVERVIEW} pixels was looked at; for a field use: "
+            "pathassist slide region SLIDE X Y WIDTH HEIGHT --out field.png"
+        )
+
+
+def image_warnings(image: Image.Image) -> list[str]:
+    """Sentences for a reader about what makes the image doubtful, as in ``quality``, and about slides."""
+    note = image.info.get(_NOTE)
+    return [*([str(note)] if isinstance(note, SlideOverview) else []), *quality.image_warnings(image)]
+
+
+def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS, overview: bool = True) -> Image.Image:
     """Turn an image in any accepted form into a new RGB image.
 
     The EXIF orientation is applied and then all metadata dropped; transparency is laid over white; palette and grey
@@ -77,9 +106,11 @@ def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS) -> Image
         source: A PIL image, a path, the bytes of a file, or a binary file object (read from its start). URLs are not
             opened; see ``decode_data_uri`` for data URIs.
         limits: Caps on bytes, pixels and shape.
+        overview: A path of a whole slide (by its name, or a TIFF over the caps) gives an overview of the slide.
 
     Returns:
-        A new image: mode ``"RGB"``, [H, W], empty ``info``. ``source`` is not changed.
+        A new image: mode ``"RGB"``, [H, W], empty ``info`` except for an overview's :class:`SlideOverview`. ``source``
+        is not changed.
 
     Raises:
         TooLarge: More bytes or pixels than ``limits`` allow.
@@ -89,6 +120,8 @@ def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS) -> Image
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, limits)
+        if overview and isinstance(source, (str, os.PathLike)) and (slide := _slide_path(source, limits)):
+            return _slide_overview(slide)
         if isinstance(source, (str, os.PathLike)):
             name, data = _read_path(source, limits)
         elif isinstance(source, (bytes, bytearray, memoryview)):
@@ -151,6 +184,41 @@ def decode_data_uri(uri: str, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     except ValueError as error:
         raise BadInput("the image's data URI is not valid base64; encode the file's bytes with base64") from error
     return load_image(data, limits=limits)
+
+
+def _slide_path(source: str | os.PathLike[str], limits: Limits) -> Path | None:
+    """The path when it names a slide: by its suffix, or a TIFF that is over the caps as an image and has a pyramid."""
+    from assistant.slides import is_slide_name, open_slide
+
+    try:
+        path = Path(os.fsdecode(source))
+        if not path.is_file():
+            return None
+        if is_slide_name(path):
+            return path
+        if path.suffix.lower() not in _TIFF:
+            return None
+        with path.open("rb") as file:
+            header = read_header(file.read(limits.max_bytes)) if path.stat().st_size <= limits.max_bytes else None
+        if header is not None and header.width * header.height <= limits.max_pixels:
+            return None
+        with open_slide(path, plain=False) as slide:
+            return path if len(slide.levels) > 1 else None
+    except (PathAssistError, OSError, ValueError):
+        return None  # what is wrong with it is said by who reads it as an image
+
+
+def _slide_overview(path: Path) -> Image.Image:
+    """The whole slide in at most 1,024 pixels, with a note that it is."""
+    from assistant.slides import open_slide
+
+    try:
+        with open_slide(path, plain=False, name="") as slide:
+            image = slide.thumbnail(_OVERVIEW)
+            image.info = {_NOTE: SlideOverview(*slide.size)}
+            return image
+    except PathAssistError as error:
+        raise type(error)(str(error).removeprefix("'' ")) from error
 
 
 def _mib(size: int) -> str:
@@ -253,7 +321,10 @@ def _from_pil(image: Image.Image, limits: Limits) -> Image.Image:
     try:
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return _plain_rgb(image, orientation)
+        rgb = _plain_rgb(image, orientation)
+        if isinstance(note := image.info.get(_NOTE), SlideOverview):
+            rgb.info = {_NOTE: note}
+        return rgb
     except PathAssistError:
         raise
     except Exception as error:  # as in _decode
