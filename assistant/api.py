@@ -1,5 +1,7 @@
 """OpenAI-compatible HTTP API: ``/v1/models``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/health``, ``/ready``.
 
+Beside it ``/v1/tools`` and ``/v1/ground`` (``api_tools.py``), ``/metrics``, and on demand MCP at ``/mcp``.
+
 One request is answered at a time, in a worker thread, since the model fills the machine anyway; a few wait in line, and
 the rest are refused with 429 at once. A place in line is taken before the body is read and images are decoded when the
 request's turn has come, so memory is bounded too. A client that goes away stops its generation.
@@ -16,24 +18,30 @@ import copy
 import dataclasses
 import json
 import logging
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from assistant.answer import Answer
+from assistant.answer import Answer, ToolCall
+from assistant.api_audit import AuditLog
+from assistant.api_auth import Authenticator
+from assistant.api_chat import Calls, answer_pieces
 from assistant.api_embeddings import embeddings_router
-from assistant.api_guard import AuditLog, Guard, check_host, error_response
-from assistant.api_line import Line, Place, Produce
+from assistant.api_guard import Guard, check_host, client_name, error_response
+from assistant.api_line import Line, Piece, Place, Produce
+from assistant.api_metrics import Metrics
 from assistant.api_schema import (
     ChatRequest,
     HttpError,
@@ -43,6 +51,7 @@ from assistant.api_schema import (
     error_object,
     usage_object,
 )
+from assistant.api_tools import gone_watcher, tools_router
 from assistant.errors import BadInput, PathAssistError
 from assistant.model.encoders.preset import DEFAULT as ENCODER
 
@@ -51,10 +60,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?")
 _STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(assistant: Assistant, *, api_key: str | None = None, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    assistant: Assistant, *, api_key: str | None = None, settings: ServerSettings | None = None, mcp: bool = False
+) -> FastAPI:
     """Build the API around a loaded assistant.
 
     Args:
@@ -62,19 +74,36 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
         api_key: Bearer key asked of every path but ``/health`` and ``/ready``. Without one, only loopback host names
             are answered.
         settings: Limits; the defaults suit one machine.
+        mcp: Serve the Model Context Protocol at ``/mcp``, behind the same guard.
 
     Raises:
-        BadInput: The audit log cannot be written.
+        BadInput: The audit log cannot be written, a token file or proxy address is wrong.
+        NotAvailable: MCP is wanted and its package is missing.
     """
     settings = settings or ServerSettings()
-    line = Line(settings.max_waiting)
-    audit = AuditLog(settings.audit_log) if settings.audit_log else None
+    line = Line(
+        settings.max_waiting,
+        max_per_client=settings.max_per_client,
+        answer_timeout_s=settings.answer_timeout_s,
+    )
+    who = Authenticator(api_key, settings.token_file, settings.trusted_proxies, settings.user_header)
+    metrics = Metrics(line)
+    library = getattr(assistant, "library", None)
+    audit = AuditLog(settings.audit_log, settings.audit_days) if settings.audit_log else None
     born = int(time.time())
+    protocol = None
+    if mcp:
+        from assistant.mcp_server import mounted
+
+        protocol = mounted(assistant, line, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(line.close)
+        async with AsyncExitStack() as stack:
+            if protocol is not None:
+                await stack.enter_async_context(protocol.run())
+            yield
+            await run_in_threadpool(line.close)
         if audit:
             audit.close()
 
@@ -87,7 +116,9 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(Guard, settings=settings, api_key=api_key)
+    app.add_middleware(Guard, settings=settings, who=who, metrics=metrics)
+    if settings.cors_origins:
+        _allow_origins(app, settings.cors_origins)
     served = {
         name: {"id": name, "object": "model", "created": born, "owned_by": "pathassist"}
         for name in (assistant.name, ENCODER)
@@ -114,6 +145,10 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
         state = {"status": "ready" if free else "busy", "model": assistant.name, "under_way": line.taken, "free": free}
         return JSONResponse(state, 200 if free else 503)
 
+    @app.get("/metrics")
+    async def numbers() -> Response:
+        return metrics.response()
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": list(served.values())}
@@ -126,7 +161,8 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        place = line.enter()
+        began = time.monotonic()
+        place = line.enter(client_name(request))
         try:
             body = await _read_body(request, settings)
             asked = await run_in_threadpool(_understand, body, assistant, settings)
@@ -134,28 +170,25 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
             place.leave()
             raise
 
-        def produce(stop: threading.Event) -> Iterator[str | Answer]:
-            *history, question = asked.turns()
-            for item in assistant.stream(
-                question.images,
-                question.text,
-                history=history,
-                max_new_tokens=asked.new_tokens(settings),
-                temperature=asked.temperature or 0.0,
-                top_p=asked.top_p or 1.0,
-                seed=asked.seed,
-                stop=stop,
-            ):
-                if audit and isinstance(item, Answer):
-                    audit.write(
-                        request_id=request.state.request_id,
-                        image_sha256=asked.image_hashes(),
-                        prompt_sha256=asked.prompt_hash(),
-                        model=assistant.name,
-                        seconds=item.seconds,
-                        confidence=item.confidence,
-                        abstained=item.abstained,
-                    )
+        def produce(stop: threading.Event) -> Iterator[Piece]:
+            for item in answer_pieces(assistant, asked, settings, stop):
+                if isinstance(item, ToolCall):
+                    metrics.tools.labels(item.name, getattr(item, "status", "ok")).inc()
+                if isinstance(item, Answer):
+                    metrics.answered(item)
+                    if audit:
+                        client = getattr(request.state, "client", None)
+                        audit.write(
+                            request_id=request.state.request_id,
+                            image_sha256=asked.image_hashes(),
+                            prompt_sha256=asked.prompt_hash(),
+                            model=assistant.name,
+                            seconds=item.seconds,
+                            confidence=item.confidence,
+                            abstained=item.abstained,
+                            client=client.hashed if client and who.required else "",
+                            tools=[call.name for call in item.tools],
+                        )
                 yield item
 
         reply = _reply(request, place, produce, asked.stop)
@@ -164,15 +197,48 @@ def create_app(assistant: Assistant, *, api_key: str | None = None, settings: Se
             async with aclosing(reply):
                 async for item in reply:
                     if isinstance(item, Answer):
-                        return JSONResponse(completion_object(head, item))
+                        metrics.first.observe(time.monotonic() - began)
+                        return JSONResponse(completion_object(head, item, getattr(item, "calls", None)))
             return Response(status_code=499)  # the client has gone, nobody reads this
         # The first piece is awaited before the status goes out, so that bad input is a 400 and not a broken stream.
         first = await anext(reply, None)
+        metrics.first.observe(time.monotonic() - began)
         events = _events(head, first, reply, asked.usage_wanted)
         return StreamingResponse(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     app.include_router(embeddings_router(ENCODER, line, settings, _read_body))
+    store = library.url if library is not None else ""
+    app.include_router(
+        tools_router(
+            line,
+            settings,
+            _read_body,
+            store=store,
+            count=lambda name, status: metrics.tools.labels(name, status).inc(),
+        )
+    )
+    if protocol is not None:
+        app.router.routes.append(protocol.route)
     return app
+
+
+def _allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
+    """Let pages of these origins, and of no others, call the API.
+
+    Raises:
+        BadInput: One of them is no origin; ``*`` is none either.
+    """
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise BadInput(f"{origin[:100]!r} is no web origin; write for example https://lab.example.org")
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "x-request-id"],
+        expose_headers=["x-request-id", "retry-after"],
+        max_age=600,
+    )
 
 
 async def _read_body(request: Request, settings: ServerSettings) -> bytes:
@@ -204,26 +270,27 @@ def _check_model(asked: str, served: str) -> None:
 
 async def _reply(
     request: Request, place: Place, produce: Produce, stops: tuple[str, ...]
-) -> AsyncGenerator[str | Answer]:
-    """Text pieces cut at the stop strings, then one ``Answer`` with the text that a client is meant to end up with.
+) -> AsyncGenerator[str | Answer | ToolCall]:
+    """Tool calls, text pieces cut at the stop strings, then one ``Answer`` with the text that a client is meant to get.
 
     No ``Answer`` follows when the client has gone.
     """
     cutter, shown, gone = StopFilter(stops), "", False
 
-    async def watch() -> None:
+    def hung_up() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
         gone = True
         place.cancel()
 
-    watcher = asyncio.create_task(watch())
+    watcher = gone_watcher(request, hung_up)
     try:
         async for item in place.run(produce):
             if isinstance(item, str):
                 # Generation goes on after a stop string: only a whole reply is weighed and, where need be, declined.
                 piece = cutter.feed(item)
+            elif isinstance(item, ToolCall):
+                yield item
+                continue
             elif gone:
                 return
             else:
@@ -254,18 +321,19 @@ def _finished(answer: Answer, hit: bool, stops: tuple[str, ...]) -> Answer:
 
 
 async def _events(
-    head: dict[str, Any], first: str | Answer | None, rest: AsyncGenerator[str | Answer], usage_wanted: bool
+    head: dict[str, Any], first: Piece | None, rest: AsyncGenerator[Piece], usage_wanted: bool
 ) -> AsyncIterator[str]:
     """Server-sent events: role, content pieces, finish reason, usage when wanted, ``[DONE]``.
 
-    The last chunk, whichever it is, carries ``pathology``.
+    The last chunk, whichever it is, carries ``pathology``; one that carries ``pathology.tools`` alone comes as each of
+    our tools ends.
     """
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> str:
         usage = {"usage": None} if usage_wanted else {}
         return _event({**head, "object": "chat.completion.chunk", "choices": choices, **usage, **more})
 
-    def choice(delta: dict[str, str], reason: str | None = None) -> list[dict[str, Any]]:
+    def choice(delta: dict[str, Any], reason: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
 
     async with aclosing(rest):
@@ -275,7 +343,17 @@ async def _events(
             while item is not None:
                 if isinstance(item, str):
                     yield chunk(choice({"content": item}))
-                elif usage_wanted:
+                    item = await anext(rest, None)
+                    continue
+                if isinstance(item, ToolCall):
+                    yield chunk(choice({"content": ""}), pathology={"tools": [item.as_dict()]})
+                    item = await anext(rest, None)
+                    continue
+                if isinstance(item, Calls):
+                    calls = [{"index": i, **call} for i, call in enumerate(item.calls)]
+                    yield chunk(choice({"tool_calls": calls}))
+                    item = dataclasses.replace(item, finish_reason="tool_calls")
+                if usage_wanted:
                     yield chunk(choice({}, item.finish_reason))
                     yield chunk([], usage=usage_object(item.usage), pathology=item.pathology())
                 else:
@@ -294,11 +372,12 @@ def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, allow_nan=False)}\n\n"
 
 
-def bind(host: str, port: int, api_key: str | None) -> socket.socket:
+def bind(host: str, port: int, api_key: str | bool | None) -> socket.socket:
     """Reserve the address before the model is loaded, so that a wrong one is known at once.
 
     Args:
         host: Loopback, unless there is a key.
+        api_key: The key, or whether there is another way to tell who asks (token file, trusted proxy).
         port: 0 takes any free port.
 
     Raises:
@@ -319,11 +398,19 @@ def bind(host: str, port: int, api_key: str | None) -> socket.socket:
     return listener
 
 
-def http_server(app: FastAPI) -> uvicorn.Server:
-    """The server with our settings; ``run(sockets=[bind(...)])`` serves until interrupted.
+def http_server(app: FastAPI, *, drain_s: float = 5.0) -> uvicorn.Server:
+    """The server with our settings; ``run(sockets=[bind(...)])`` serves until interrupted or told to end (SIGTERM).
 
-    Requests under way then get a few seconds to finish.
+    No new connection is then taken, and requests under way get ``drain_s`` seconds to finish.
     """
     logs = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     logs["handlers"]["access"]["stream"] = "ext://sys.stderr"  # stdout belongs to the command line's own output
-    return uvicorn.Server(uvicorn.Config(app, server_header=False, timeout_graceful_shutdown=5, log_config=logs))
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            server_header=False,
+            proxy_headers=False,  # or anybody could name the address that a trusted proxy has
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+            log_config=logs,
+        )
+    )

@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from assistant.answer import DISCLAIMER
+from assistant.api_guard import client_name
 from assistant.api_line import Line
 from assistant.api_schema import HttpError, ImagePart, Part, ServerSettings, TextPart
 from assistant.errors import BadInput, PathAssistError, TooLarge
@@ -111,7 +112,7 @@ def embeddings_router(
 
     @router.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
-        place = line.enter()
+        place = line.enter(client_name(request))
         try:
             asked = await run_in_threadpool(_understand, await read_body(request, settings), name, settings)
         except BaseException:

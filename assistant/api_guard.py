@@ -1,4 +1,4 @@
-"""What stands before the HTTP API: request ids, security headers, key, host names, body size; and the audit log.
+"""What stands before the HTTP API: request ids, security headers, who asks, host names, rates, body size, counting.
 
 Starlette's own body limit answers in plain text and without our headers, hence the small ASGI middleware here. The rest
 of a refused body is read and dropped by uvicorn, so a client that is still sending gets to see the refusal.
@@ -7,24 +7,19 @@ of a refused body is read and dropped by uvicorn, so a client that is still send
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
-import json
 import logging
-import os
 import re
-import threading
+import time
 import uuid
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant.api_auth import Authenticator, Client, RateLimit
+from assistant.api_metrics import Metrics
 from assistant.api_schema import HttpError, ServerSettings, error_object
 from assistant.errors import BadInput, PathAssistError, TooLarge
 
@@ -50,8 +45,8 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def check_host(host: str, api_key: str | None) -> None:
-    """Refuse to listen beyond this machine without a key.
+def check_host(host: str, api_key: str | bool | None) -> None:
+    """Refuse to listen beyond this machine without a key, or another way to tell who asks.
 
     Raises:
         BadInput: ``host`` is not loopback and there is no key.
@@ -68,13 +63,29 @@ def error_response(error: PathAssistError) -> JSONResponse:
     return JSONResponse(error_object(error), error.status, headers=getattr(error, "headers", None))
 
 
+def client_name(request: Request) -> str:
+    """Whose turn a request takes in line, as the guard found out."""
+    found: Client | None = getattr(request.state, "client", None)
+    return found.name if found else ""
+
+
 class Guard:
     """ASGI middleware around the whole API."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServerSettings, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServerSettings,
+        api_key: str | None = None,
+        who: Authenticator | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.app = app
         self.settings = settings
-        self.api_key = api_key
+        self.who = who or Authenticator(api_key)
+        self.metrics = metrics
+        self.rate = RateLimit(settings.per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,12 +95,12 @@ class Guard:
         given_id = headers.get("x-request-id", "")
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        size, started = 0, False
+        size, started, status, began = 0, False, 499, time.monotonic()
 
         async def respond(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
@@ -105,7 +116,7 @@ class Guard:
             return message
 
         try:
-            self._check(scope["path"], headers)
+            scope["state"]["client"] = self._check(scope, headers)
             await self.app(scope, counted, respond)
         except ClientDisconnect:
             return
@@ -122,10 +133,16 @@ class Guard:
                 raise
             failure = PathAssistError(f"internal error; the server log has the details under request id {request_id}")
             await error_response(failure)(scope, receive, respond)
+        finally:
+            if self.metrics:
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.finished(route, scope["method"], status, began)
 
-    def _check(self, path: str, headers: Headers) -> None:
-        """Raise what can be told from the headers alone, before anything of the body is read."""
-        if self.api_key is None:
+    def _check(self, scope: Scope, headers: Headers) -> Client:
+        """Who asks; raises what can be told from the headers alone, before anything of the body is read."""
+        path, address = scope["path"], (scope.get("client") or ("", 0))[0]
+        client = Client(address)
+        if not self.who.required:
             # A web page elsewhere could otherwise reach a keyless server by pointing its own name at 127.0.0.1.
             name = _host_name(headers.get("host", ""))
             if not is_loopback(name):
@@ -133,19 +150,13 @@ class Guard:
                     403, "host_not_allowed", f"host {name[:100]!r} is not served without an API key; use 127.0.0.1"
                 )
         elif path not in OPEN_PATHS:
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(key.strip().encode("latin-1"), self.api_key.encode())
-            if scheme.lower() != "bearer" or not right:
-                what = "wrong API key" if key else "no API key"
-                raise HttpError(
-                    401,
-                    "invalid_api_key",
-                    f"{what}; send the header 'Authorization: Bearer <key>'",
-                    {"www-authenticate": "Bearer"},
-                )
+            client = self.who.client(scope["headers"], address)
+        if path not in OPEN_PATHS:
+            self.rate.spend(client)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.settings.max_body_bytes:
             raise _too_large(self.settings.max_body_bytes)
+        return client
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -155,47 +166,3 @@ def _too_large(limit: int) -> TooLarge:
 def _host_name(host: str) -> str:
     """The name in a ``Host`` header: ``localhost:8000`` → ``localhost``, ``[::1]:8000`` → ``[::1]``."""
     return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-
-
-class AuditLog:
-    """Append-only JSONL file: who asked what is told by hashes, never by pixels or text.
-
-    Raises:
-        BadInput: The file cannot be opened for writing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError as error:
-            raise BadInput(f"cannot write the audit log {path}: {error.strerror}; choose another --audit-log") from None
-
-    def write(
-        self,
-        *,
-        request_id: str,
-        image_sha256: Iterable[str],
-        prompt_sha256: str,
-        model: str,
-        seconds: float,
-        confidence: float,
-        abstained: bool,
-    ) -> None:
-        """Add one line, whole."""
-        record: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request_id,
-            "images": list(image_sha256),
-            "prompt": prompt_sha256,
-            "model": model,
-            "seconds": round(seconds, 3),
-            "confidence": round(confidence, 4),
-            "abstained": abstained,
-        }
-        with self._lock:
-            os.write(self._file, (json.dumps(record) + "\n").encode())
-
-    def close(self) -> None:
-        os.close(self._file)

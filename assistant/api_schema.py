@@ -37,6 +37,15 @@ class ServerSettings:
         default_new_tokens: Reply length when the request names none.
         max_new_tokens: Longest reply; larger requests are lowered to it, and the reply ends with ``"length"``.
         audit_log: JSONL file that gets one line per answer (hashes only), or None.
+        audit_days: Days of audit log to keep, a file each; None keeps all in one file.
+        max_per_client: Requests that one client may have in line; None for as many as fit.
+        answer_timeout_s: Longest from joining the line to the last piece; then it is a 504.
+        per_minute: Requests a minute for every client, None for no limit.
+        token_file: Hashed tokens of several clients, see :mod:`assistant.api_auth`.
+        trusted_proxies: Addresses or networks whose ``user_header`` is believed.
+        user_header: Header with the user that a trusted proxy has signed in.
+        cors_origins: Web origins that may call the API from a browser; none by default.
+        drain_s: Time that requests under way have to finish when the server is told to end.
     """
 
     max_body_bytes: int = 72 * 2**20  # one image at the intake's cap of 50 MiB, as base64, and some text
@@ -46,6 +55,15 @@ class ServerSettings:
     default_new_tokens: int = 128
     max_new_tokens: int = 1024
     audit_log: Path | None = None
+    audit_days: int | None = None
+    max_per_client: int | None = None
+    answer_timeout_s: float = 600.0
+    per_minute: int | None = None
+    token_file: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    user_header: str = "x-forwarded-user"
+    cors_origins: tuple[str, ...] = ()
+    drain_s: float = 5.0
 
 
 class HttpError(PathAssistError):
@@ -76,8 +94,10 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: list[Part] = []
+    tool_calls: list[dict[str, Any]] | None = Field(None, max_length=64)
+    tool_call_id: str | None = Field(None, max_length=200)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -99,8 +119,27 @@ class Message(BaseModel):
         return [part.image_url.url for part in self.content if isinstance(part, ImagePart)]
 
 
+Coordinate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
 class StreamOptions(BaseModel):
     include_usage: bool | None = None
+
+
+class Extension(BaseModel):
+    """Our own part of a chat request; unknown fields are ignored.
+
+    Attributes:
+        tools: ``"auto"`` lets the model call our tools, a list only those named; default none.
+        region: Rectangle of the last image that the question is about, ``[x0, y0, x1, y1]`` in its pixels.
+        ground: Phrase whose boxes on the last image come with the answer.
+        options: Possible answers, of which one is chosen.
+    """
+
+    tools: Literal["auto", "none"] | list[Annotated[str, Field(max_length=64)]] | None = None
+    region: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
+    ground: str | None = Field(None, min_length=1, max_length=400)
+    options: list[Annotated[str, Field(max_length=400)]] | None = Field(None, max_length=10)
 
 
 class ChatRequest(BaseModel):
@@ -116,6 +155,9 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: Literal[1] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, max_length=64)
+    tool_choice: str | dict[str, Any] | None = None
+    pathology: Extension | None = None
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field((), max_length=MAX_STOP_STRINGS)
 
     @field_validator("stop", mode="before")
@@ -147,6 +189,15 @@ class ChatRequest(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def extension(self) -> Extension:
+        return self.pathology or Extension(ground=None, options=None)
+
+    @property
+    def functions_wanted(self) -> bool:
+        """Whether the client brought functions of its own that the model may call."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    @property
     def image_uris(self) -> list[str]:
         return [uri for message in self.messages for uri in message.image_uris]
 
@@ -163,9 +214,9 @@ class ChatRequest(BaseModel):
             TooLarge: Too much text.
         """
         last = self.messages[-1]
-        if last.role != "user":
+        if last.role not in ("user", "tool"):
             raise BadInput(f"the last message is from {last.role!r}; it must be from 'user' and ask the question")
-        if not last.text.strip():
+        if last.role == "user" and not last.text.strip():
             raise BadInput("the last user message has no text; ask a question about the image")
         characters = sum(len(message.text) for message in self.messages)
         if characters > settings.max_text_chars:
@@ -185,7 +236,25 @@ class ChatRequest(BaseModel):
             BadInput: An image is no data URI or cannot be read.
             TooLarge: An image is over a cap.
         """
-        return [_turn(index, message) for index, message in enumerate(self.messages)]
+        # Results of a client's functions were quoted in the reply that followed them.
+        said = [(i, m) for i, m in enumerate(self.messages) if m.role != "tool" and (m.text or not m.tool_calls)]
+        return [_turn(index, message) for index, message in said]
+
+    def tool_result_reply(self) -> str | None:
+        """The reply to messages that end with results of the client's functions; None where they do not.
+
+        Raises:
+            BadInput: A result that belongs to no call.
+        """
+        if self.messages[-1].role != "tool":
+            return None
+        from assistant.chat.openai_tools import answer_from_results
+
+        rows = [
+            {"role": m.role, "content": m.text, "tool_calls": m.tool_calls, "tool_call_id": m.tool_call_id}
+            for m in self.messages
+        ]
+        return answer_from_results(rows)
 
     def image_hashes(self) -> list[str]:
         """SHA-256 of every image file as sent, as ``sha256sum`` of the file gives it; valid once ``turns`` passed."""
@@ -203,7 +272,8 @@ def _turn(index: int, message: Message) -> Turn:
             images.append(decode_data_uri(uri))
         except PathAssistError as error:
             raise type(error)(f"messages[{index}]: {error}") from None
-    return Turn("system" if message.role == "developer" else message.role, message.text, tuple(images))
+    role = message.role if message.role in ("user", "assistant") else "system"
+    return Turn(role, message.text, tuple(images))
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -226,10 +296,15 @@ def usage_object(usage: Usage) -> dict[str, int]:
     }
 
 
-def completion_object(head: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """The body of an unstreamed reply; ``head`` holds id, created and model."""
-    message = {"role": "assistant", "content": answer.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+def completion_object(
+    head: dict[str, Any], answer: Answer, calls: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The body of an unstreamed reply; ``head`` holds id, created and model, ``calls`` are for the client to run."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if calls:
+        message |= {"content": None, "tool_calls": calls}
+    reason = "tool_calls" if calls else answer.finish_reason
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
     return {
         **head,
         "object": "chat.completion",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.chat.calibration import Calibration
-from assistant.errors import BadInput, NotAvailable
+from assistant.errors import BadInput
 from assistant.model.cache import cache_root
 from assistant.model.parts import part_named
 from assistant.model.preset import Preset, load_preset
@@ -20,13 +20,13 @@ def load_assistant_parts(
 
     Raises:
         BadInput: Unknown preset, source or quantisation.
-        NotAvailable: Weights, hardware or an endpoint is missing.
+        NotAvailable: Weights or hardware are missing.
     """
     preset = load_preset(name)
     if preset.remote is not None:
-        raise NotAvailable(
-            "the preset `remote` is described but its client is not part of this version; "
-            "use `embedded`, or point your own OpenAI client at the endpoint"
+        raise BadInput(
+            f"the preset {name} answers from an endpoint and has no parts to load; "
+            "use assistant.model.remote.RemoteAssistant.connect"
         )
     if preset.generation is None or preset.language is None:
         raise BadInput(f"the preset {name} has no language model")

@@ -85,7 +85,7 @@ def picture(url: Any) -> dict[str, Any]:
         ({"stop": ""}, 400, "invalid_input", "stop"),
         ({"stop": ["a"] * 5}, 400, "invalid_input", "stop"),
         (message("pirate", "x"), 400, "invalid_input", "messages[0].role"),
-        (message("tool", "x"), 400, "invalid_input", "messages[0].role"),
+        (message("tool", "x"), 400, "invalid_input", "belongs to no call"),
         (message("assistant", "x"), 400, "invalid_input", "'assistant'"),
         (message("system", "x"), 400, "invalid_input", "'system'"),
         (message("user", ""), 400, "invalid_input", "no text"),

@@ -1,0 +1,80 @@
+"""``serving.json`` as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The report; parts that did not run are left out."""
+    network = result.get("network", {})
+    lines = [
+        "# The server under load and attack",
+        "",
+        f"Reprint: `{result['command']}`, code {result['revision']}.",
+        "",
+    ]
+    lines.append(
+        "All of it ran in a network namespace with loopback only: nothing beyond this machine could be reached."
+        if network.get("namespace") and not network.get("reachable")
+        else "It did **not** run in a network namespace of its own; only the audit hook watched the sockets."
+    )
+    if part := result.get("silent"):
+        lines += [
+            "",
+            f"`pathassist ask` without a network: exit code {part['exit_code']}, answered: {part['answered']}.",
+        ]
+    if part := result.get("load"):
+        low, high = part["memory_mib"] or (0, 0)
+        growth = part["memory_growth"] or 0.0
+        lines += [
+            "", "## Conversations at once", "", "| | |", "|---|---|",
+            f"| conversations, seconds | {part['conversations']}, {part['seconds']} |",
+            f"| answers | {part['answers']} ({part['answers_per_s']} a second) |",
+            f"| answers without their own marker | **{part['mixed_up']}** |",
+            f"| errors; refused with 429 | {part['errors']}; {part['refused_429']} |",
+            f"| first token, p50 / p99 | {part['first_token_p50_s']} / {part['first_token_p99_s']} s |",
+            f"| tokens a second within an open answer | {part['open_tokens_per_s']} |",
+            f"| memory after the first third | {low} to {high} MiB, first to last {growth:+.1%} |",
+            f"| forbidden files, sockets, programs | {len(part['violations'])} |",
+        ]  # fmt: skip
+    if part := result.get("prefill"):
+        low, middle, high = part["speedup_min_median_max"]
+        lines += [
+            "", "## Reading prompts together", "",
+            f"{part['prompts']} prompts of {part['tokens']} tokens, threads {part['threads']}: {part['one_by_one']} s "
+            f"one by one, {part['together']} s in a batch, {middle} times as fast ({low} to {high} in "
+            f"{part['rounds']} rounds). "
+            "A batch makes the first of them wait for the last, and in the line they seldom arrive together: so the "
+            "server answers one at a time.",
+        ]  # fmt: skip
+    if part := result.get("hostile"):
+        lines += [
+            "",
+            "## Hostile requests and files",
+            "",
+            "| | sent | crashes | hangs | internal errors | not our format |",
+        ]
+        lines.append("|---|---|---|---|---|---|")
+        names = {"generated_requests": "schemathesis", "attacks": "attacks by hand", "files": "files"}
+        for key, name in names.items():
+            row = part[key]
+            cells = [row["sent"], row["crashes"], row["hangs"], row["internal_errors"], row["not_our_format"]]
+            lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+        lines += [
+            "",
+            f"Forbidden files opened, addresses or programs: **{len(part['violations'])}** (audit hook in the server).",
+        ]
+        before, after = part["memory_mib"]
+        lines.append(
+            f"Memory {before} → {after} MiB (models are loaded on first use); afterwards `{part['ready_after']}`."
+        )
+    if part := result.get("kill"):
+        lines += [
+            "", "## kill -9", "",
+            f"{part['rounds']} times during a streamed answer and an upload: {part['torn_audit_lines']} torn lines in "
+            f"the audit log, {part['half_written_files']} half-written files, {part['restarts']} clean starts. An "
+            f"index build killed at as many moments then held {part['index_after_kill']} cases; building on finished: "
+            f"`{part['index_finished']}`.",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
