@@ -1,6 +1,6 @@
 # make chat    set up, fetch the weights, open the page in the browser
 # make test    set up, fetch the weights, run every test
-# The rest: setup setup-dev lint bench results train clean. Needs python3 (3.11 or newer) with venv, nothing else.
+# The rest: setup setup-dev lint bench results serving train clean. Needs python3 (3.11 or newer) with venv, nothing else.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 STAGES := tower connector instruct
 
-.PHONY: chat test setup setup-dev lint bench results train clean chromium weights
+.PHONY: chat test setup setup-dev lint bench results serving train clean chromium weights
 
 chat: weights
 	$(BIN)/pathassist ui --open
@@ -30,11 +30,11 @@ $(BIN)/pip:
 # torch first: it is by far the largest, and an interrupted set-up need not fetch it twice.
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) torch torchvision
-	$(PIP) -e '.[ui,serve,report,wsi,train,eval]'
+	$(PIP) -e '.[ui,serve,report,remote,wsi,train,eval]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(PIP) -e '.[ui,serve,report,wsi,train,eval,postgres,ray,knowledge,dev]'
+	$(PIP) -e '.[ui,serve,report,remote,wsi,train,eval,postgres,ray,knowledge,dev]'
 	@touch $@
 
 weights: setup
@@ -61,6 +61,10 @@ bench: setup-dev weights
 results: weights
 	$(BIN)/pathassist eval vqa --model embedded --out eval/results
 	$(BIN)/pathassist eval free --model embedded --out eval/results
+
+# 50 conversations for 10 minutes, 10,000 hostile files and requests, kill -9: on an idle machine, about half an hour.
+serving: setup-dev weights
+	$(BIN)/python -m eval.serving
 
 # make train RESUME=--resume goes on from the last checkpoint. The results go into assistant/weights/embedded.
 train: setup
