@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DISCLAIMER = "Research use only, not for diagnosis."
 
@@ -22,15 +25,29 @@ class Box:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One sub-model that was run and what it returned."""
+    """One sub-model that was run and what it returned.
+
+    Attributes:
+        result: ``ok``, ``text``, ``numbers`` and ``warnings`` of the tool.
+        status: ``"ok"``, ``"refused"``, ``"failed"``, ``"timeout"`` or ``"cancelled"``.
+        overlay: The field with what the tool found; not part of the JSON.
+    """
 
     name: str
     arguments: dict[str, Any]
     result: Any
     seconds: float
+    status: str = "ok"
+    overlay: Image | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "arguments": self.arguments, "result": self.result, "seconds": self.seconds}
+        return {
+            "name": self.name,
+            "arguments": self.arguments,
+            "result": self.result,
+            "seconds": self.seconds,
+            "status": self.status,
+        }
 
 
 @dataclass(frozen=True)

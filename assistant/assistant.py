@@ -2,7 +2,8 @@
 
 A closed question (lettered options, or yes/no) is answered by the likelihood of each option after the same prompt, so
 its confidence is a probability over the options. An open question is answered by decoding token by token. Both pass
-through one calibration, and a confidence below the threshold becomes "not enough evidence".
+through one calibration, and a confidence below the threshold becomes "not enough evidence". With ``tools`` the question
+is first given to the tools that it asks for, and what they measure is the answer (``assistant.chat.tool_loop``).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from assistant.answer import Answer, Usage
+from assistant.answer import Answer, Box, ToolCall, Usage
 from assistant.chat.calibration import Calibration
 from assistant.chat.evidence import with_evidence, without_evidence
 from assistant.chat.prompt import Question, Turn, parse_question, to_messages
+from assistant.chat.tool_answer import Toolbox, answer_with_tools
 from assistant.errors import BadInput
 from assistant.images.intake import blankness, image_warnings, load_images
 from assistant.model.encoders.preset import DEFAULT
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 
     from assistant.cases.library import Library
     from assistant.cases.notes import Notes
+    from assistant.chat.tool_loop import Plans, Tools
     from assistant.model.encoders.base import Encoder
     from assistant.model.encoders.classify import Classified
+    from assistant.tools.run import ToolState
 
 NOT_ENOUGH = "Not enough evidence in this image."
 NO_IMAGE = "No image was given, so the answer rests on text alone."
@@ -120,10 +124,15 @@ class Assistant:
             NotAvailable: Weights or hardware are missing; the message says what to do.
         """
         from assistant.model.load import load_assistant_parts
+        from assistant.model.preset import load_preset
 
         # Before the model: what is wrong here is known at once.
         opened_notes = _open_notes(notes) if notes is not None else None
         opened_library = _open_library(library) if library is not None else None
+        if load_preset(preset).remote is not None:
+            from assistant.model.remote import RemoteAssistant
+
+            return RemoteAssistant.connect(preset, threshold=threshold, library=opened_library, notes=opened_notes)
         parts = load_assistant_parts(preset, source=source, quantization=quantization, progress=progress)
         made = cls(**parts)
         made.library, made.notes = opened_library, opened_notes
@@ -155,8 +164,11 @@ class Assistant:
         seed: int | None = None,
         threshold: float | None = None,
         stop: threading.Event | None = None,
-    ) -> Iterator[str | Answer]:
-        """Answer piece by piece: text, then exactly one final :class:`Answer`.
+        tools: Tools = "none",
+        tool_state: ToolState | None = None,
+        planner: Plans | None = None,
+    ) -> Iterator[str | ToolCall | Answer]:
+        """Answer piece by piece: tool calls as they end, text, then exactly one final :class:`Answer`.
 
         Args:
             images: One image or a sequence: PIL image, path or bytes. Pixels only; metadata is dropped.
@@ -169,9 +181,14 @@ class Assistant:
             seed: Makes sampling repeatable.
             threshold: Overrides the calibrated abstention threshold, 0…1.
             stop: Set it from another thread to end early; the answer then says ``"cancelled"``.
+            tools: ``"auto"`` lets the model call tools before it answers, names allow only those. It plans on
+                ``question`` alone; images are numbered in the newest turn that has any.
+            tool_state: The conversation's, so that its tool process stays warm; its images are set here.
+            planner: Plans the calls; by default the shipped one.
 
         Raises:
             BadInput: Bad image, question or setting. TooLarge: an image or the whole prompt is over a cap.
+            NotAvailable: Tools are wanted and no planner is there.
         """
         import torch
 
@@ -189,18 +206,28 @@ class Assistant:
         if total == 0:
             warnings.append(NO_IMAGE)
         empty = bool(pictures) and all(blankness(picture) >= _EMPTY for picture in pictures)
+        box = Toolbox(tools, tool_state, planner, self.library)
+        shown = next((turn.images for turn in reversed(turns) if turn.images), ())
+        yield from box.run(question, shown, stop)
+        warnings += box.warnings
         with self._lock:
             ids, kept = self._fit(turns)
             seen = [image for turn in kept for image in turn.images]
             prepared = _Prepared(asked, ids, seen, calibration, tuple(warnings), empty, began)
-            if asked.closed:
+            if box.calls and not (stop is not None and stop.is_set()):
+                pieces = answer_with_tools(self, prepared, box, stop)
+            elif asked.closed:
                 pieces = self._closed(prepared)
             else:
                 generator = torch.Generator().manual_seed(seed) if seed is not None else None
                 settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
                 pieces = self._open(prepared, stop, generator=generator, **settings)
             for piece in pieces:
-                yield from self._with_evidence(piece, prepared, turns) if isinstance(piece, Answer) else (piece,)
+                if isinstance(piece, Answer):
+                    piece = replace(piece, tools=box.calls, seconds=time.perf_counter() - began)
+                    yield from self._with_evidence(piece, prepared, turns)
+                else:
+                    yield piece
 
     def embed(
         self, images: Any = None, *, texts: Sequence[str] | None = None, encoder: str = DEFAULT
@@ -230,6 +257,16 @@ class Assistant:
         wanted = check_labels(labels)
         return classify(self._encoder(encoder), self.embed(images, encoder=encoder), wanted)
 
+    def ground(self, image: Any, phrase: str, *, threshold: float | None = None) -> list[Box]:
+        """Boxes of what a phrase means, best first, in pixels of the image as given; empty for nothing like that.
+
+        Raises:
+            BadInput: A bad image, an empty or overlong phrase. NotAvailable: The grounding weights are missing.
+        """
+        from assistant.grounding import load_grounder
+
+        return load_grounder().ground(load_images(image)[0], phrase, threshold=threshold)
+
     def _encoder(self, name: str) -> Encoder:
         with self._lock:
             if name not in self._encoders:
@@ -244,7 +281,8 @@ class Assistant:
             yield answer
             return
         shown = next((turn.images for turn in reversed(turns) if turn.images), ())
-        cited = with_evidence(answer, p.asked, () if p.empty else shown, self.library, self.notes)
+        library = None if answer.cases else self.library  # a tool has searched it already
+        cited = with_evidence(answer, p.asked, () if p.empty else shown, library, self.notes)
         if not cited.abstained and cited.text != answer.text:
             yield cited.text[len(answer.text.rstrip()) :]
         yield replace(cited, seconds=time.perf_counter() - p.began)

@@ -63,7 +63,7 @@ def with_evidence(
             hits = library.search(list(images), k=CASES)
         except PathAssistError as error:
             warnings.append(f"similar cases could not be searched: {error}")
-    cases: tuple[Case, ...] = ()
+    cases: tuple[Case, ...] = answer.cases  # found and listed by a tool already
     if library is not None and hits:
         cases = tuple(
             Case(hit.case.id, round(hit.score, 4), hit.case.title, library.thumbnail_uri(hit.case)) for hit in hits
@@ -80,7 +80,8 @@ def with_evidence(
         except PathAssistError as error:
             warnings.append(f"the notes could not be searched: {error}")
     support = judge(answer, asked, [hit.case for hit in hits]) if hits else None
-    blocks = [answer.text.rstrip(), *citations(cases, support, found)]
+    listed = citations(cases, support, found) if hits else citations((), None, found, first=len(cases) + 1)
+    blocks = [answer.text.rstrip(), *listed]
     return replace(
         answer,
         text="\n\n".join(blocks) if len(blocks) > 1 else answer.text,
@@ -92,14 +93,17 @@ def with_evidence(
     )
 
 
-def citations(cases: Sequence[Case], support: Support | None, notes: Sequence[Note]) -> list[str]:
-    """Paragraphs to put after an answer; cases are numbered from 1, notes go on from there."""
+def citations(
+    cases: Sequence[Case], support: Support | None, notes: Sequence[Note], *, first: int | None = None
+) -> list[str]:
+    """Paragraphs to put after an answer; cases are numbered from 1, notes go on from there or from ``first``."""
     blocks = []
     if cases:
         listed = "; ".join(f"[{n}] {case.title or 'untitled'} ({case.score:.2f})" for n, case in enumerate(cases, 1))
         blocks.append(f"Similar cases: {listed}." + (f"\n{support.text}" if support else ""))
     if notes:
-        quoted = "\n".join(f"[{n}] {note.title}: “{_short(note.text)}”" for n, note in enumerate(notes, len(cases) + 1))
+        start = len(cases) + 1 if first is None else first
+        quoted = "\n".join(f"[{n}] {note.title}: “{_short(note.text)}”" for n, note in enumerate(notes, start))
         blocks.append(f"From the notes: {quoted}")
     return blocks
 

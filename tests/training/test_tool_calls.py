@@ -1,0 +1,55 @@
+"""Requests for tools: train and val share no wording, every call can be written, and a step of training learns."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.data import tool_phrases as words
+from training.data.tool_calls import Requests, gold_arguments, planned_tools, usable
+
+
+def test_no_wording_of_val_is_in_train() -> None:
+    train = {t for ts in words.TRAIN.values() for t in ts} | set(words.NONE_TRAIN)
+    val = {t for ts in words.VAL.values() for t in ts} | set(words.NONE_VAL)
+    assert not {t.casefold() for t in train} & {t.casefold() for t in val}
+    assert not set(words.INJECTED_TRAIN) & set(words.INJECTED_VAL)
+    assert not set(words.PHRASES_TRAIN) & set(words.PHRASES_VAL)
+    assert not set(words.OTHER_TRAIN) & set(words.OTHER_VAL)
+    assert set(words.TRAIN) == set(words.VAL)
+
+
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.data)])
+def test_every_call_can_be_written(split: str) -> None:
+    drawn = Requests(split)  # type: ignore[arg-type]
+    kinds = set()
+    for i in range(500):
+        request = drawn.draw(i)
+        kinds.add(request.kind)
+        tools = {t.name: t for t in (*planned_tools(), *request.extra)}
+        for call in request.calls:
+            tool = tools[call.name]
+            assert gold_arguments(tool, call) == call.arguments
+            for parameter in tool.parameters:
+                if parameter.name in call.arguments:
+                    assert usable(parameter, call.arguments[parameter.name], request.question), request
+    assert len(kinds) == 10
+    assert drawn.draw(3) == drawn.draw(3)
+
+
+def test_the_loss_of_a_tiny_model_falls(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.conftest import tiny_tokenizer
+    from training.toolcalls import ToolcallsRecipe, train
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=4096,
+    )  # fmt: skip
+    recipe = ToolcallsRecipe(steps=6, batch_size=4, lr=1e-2, checkpoint_every=3, log_every=3, mixed_precision="no")
+    losses = train(LlamaForCausalLM(config), tokenizer, recipe, tmp_path)
+    assert losses[-1] < losses[0]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,364 @@
+"""Instruction data for tool use: requests in varied wording, and the calls that answer them.
+
+Kinds: one call, several calls, chained calls (the second works on the picture the first made), no call (ordinary visual
+questions and talk about tools), a tool that fails, a stain that is wrong for the tool (it is called and refuses, which
+the user gets to see), a result to be checked against another tool, texts that pretend to be the user, and tools of
+other programs. ``val`` shares no wording with ``train``.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from assistant.chat.grammar import FunctionTool, Parameter, from_schema, from_tool, numbers_in
+from assistant.chat.planner import SUMMARIES, Facts
+from assistant.chat.prompt import Question
+from training.data import tool_phrases as words
+from training.data.phrases import ASK, GENERAL, UNANSWERABLE
+from training.data.questions import LABELS, ORGANS, STAINS, draw_options, four_choice, vocabulary
+from training.data.records import OPEN_SETS, load_records
+
+Split = Literal["train", "val"]
+
+KINDS = {
+    "call": 0.40, "choice": 0.10, "none": 0.28, "several": 0.05, "chained": 0.03, "fails": 0.03, "wrong stain": 0.03,
+    "contradiction": 0.03, "injected": 0.03, "other tools": 0.02,
+}  # fmt: skip
+STAIN_WORDS = {"H&E-like": "H&E", "DAB immunostain": "DAB immunostain", "other or uncertain": "other stain"}
+_FITTING = {
+    "score_ihc": "DAB immunostain", "classify_cervical_cell": "other stain", "detect_blood_cells": "other stain",
+}  # fmt: skip
+#: Arguments of tools that may not be there yet; those of the others are read from the tools themselves.
+_PLANNED: dict[str, dict[str, Any]] = {
+    "segment_glands": {}, "segment_tissue": {}, "detect_blood_cells": {},
+    "ground_phrase": {"phrase": {"type": "string"}},
+}  # fmt: skip
+_CHOICES = {"colorectal": "classify_tissue", "cervical": "classify_cervical_cell", "leucocyte": "detect_blood_cells"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A call that is right, and whether the tool then works."""
+
+    name: str
+    arguments: dict[str, Any]
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """A user's turn with the calls it needs.
+
+    Attributes:
+        extra: Tools of another program that come with it.
+        wording: The templates it was made from; requests that share one are not independent.
+    """
+
+    question: str
+    facts: Facts
+    calls: tuple[Expected, ...]
+    kind: str
+    extra: tuple[FunctionTool, ...] = ()
+    wording: str = ""
+
+
+@lru_cache(maxsize=1)
+def planned_tools() -> tuple[FunctionTool, ...]:
+    """All tools to plan for, in the order of the prompt."""
+    from assistant.tools.registry import find_tools
+
+    there = find_tools().tools
+    out = []
+    for name, summary in SUMMARIES.items():
+        if name in there:
+            out.append(from_tool(there[name], summary))
+            continue
+        image = {"image": {"type": "integer", "minimum": 1}}
+        schema = {"properties": image | _PLANNED[name], "required": list(_PLANNED[name])}
+        out.append(from_schema(name, summary, schema, frozenset({"image"})))
+    return tuple(out)
+
+
+def other_tools(split: Split) -> dict[str, FunctionTool]:
+    """Tools of other programs."""
+    table = words.OTHER_TRAIN if split == "train" else words.OTHER_VAL
+    return {
+        name: from_schema(
+            name, summary, {"properties": {k: {"type": t} for k, t in kinds.items()}, "required": list(kinds)}
+        )
+        for name, (summary, kinds, _) in table.items()
+    }
+
+
+class Requests:
+    """Draws requests: number ``index`` of a split is always the same.
+
+    Args:
+        split: Decides wording, slot values and the visual questions among those that need no tool.
+    """
+
+    def __init__(self, split: Split, seed: int = 0) -> None:
+        train = split == "train"
+        self.split, self.seed = split, seed
+        self.wording = words.TRAIN if train else words.VAL
+        self.none = words.NONE_TRAIN if train else words.NONE_VAL
+        self.frames = words.FRAMES_TRAIN if train else words.FRAMES_VAL
+        self.injected = words.INJECTED_TRAIN if train else words.INJECTED_VAL
+        self.images = words.IMAGE_TRAIN if train else words.IMAGE_VAL
+        self.numbered = words.NUMBERED_TRAIN if train else words.NUMBERED_VAL
+        self.phrases = words.PHRASES_TRAIN if train else words.PHRASES_VAL
+        self.texts = words.TEXTS_TRAIN if train else words.TEXTS_VAL
+        self.mpp = words.MPP_TRAIN if train else words.MPP_VAL
+        self.other = words.OTHER_TRAIN if train else words.OTHER_VAL
+        self.other_tools = other_tools(split)
+        self.visual = _visual(split)
+        self.choices = _choices(split)
+
+    def draw(self, index: int) -> Request:
+        """Request number ``index``."""
+        rng = random.Random(f"{self.split}:{self.seed}:{index}")  # noqa: S311 - reproducible, not secret
+        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+        self._used: list[str] = []
+        made: Request = getattr(self, "_" + kind.replace(" ", "_"))(rng)
+        return replace(made, wording=" | ".join(self._used) or made.question.split("\n")[0])
+
+    # -- kinds -----------------------------------------------------------------------------------------------------
+
+    def _call(self, rng: random.Random) -> Request:
+        key = rng.choices(list(self.wording), [0.5 if "+" in k else 1.0 for k in self.wording])[0]
+        count = 1 if rng.random() < 0.65 else rng.randint(2, 4)
+        if key.startswith("normalise"):
+            count = rng.randint(2, 4)
+        question, call = self._worded(key, rng, count)
+        return self._request(question, count, (call,), "call", rng)
+
+    def _choice(self, rng: random.Random) -> Request:
+        kind = rng.choice(list(_CHOICES))
+        labels = LABELS[kind]
+        options, _ = draw_options(kind, rng.choice(labels), rng, labels)
+        stem = rng.choice(self.choices[kind])
+        name = _CHOICES[kind]
+        arguments: dict[str, Any] = {"image": 1} | ({"site": "colorectal"} if kind == "colorectal" else {})
+        return self._request(
+            Question(stem, options).prompt(), 1, (Expected(name, arguments),), "choice", rng, frame=False
+        )
+
+    def _none(self, rng: random.Random) -> Request:
+        if rng.random() < 0.6:
+            return self._request(rng.choice(self.visual), rng.choice((1, 1, 1, 2)), (), "none", rng, frame=False)
+        text = rng.choice(self.none)
+        self._used.append(text)
+        count = rng.choice((0, 1, 1, 1, 2)) if "{img}" not in text else 1
+        return self._request(text.replace("{img}", rng.choice(self.images)), count, (), "none", rng)
+
+    def _several(self, rng: random.Random) -> Request:
+        first, second = rng.sample([k for k in self.wording if not k.startswith("normalise")], 2)
+        while second.split("+")[0] == first.split("+")[0]:
+            second = rng.choice([k for k in self.wording if not k.startswith("normalise")])
+        one, call_one = self._worded(first, rng, 1)
+        two, call_two = self._worded(second, rng, 1)
+        joint = rng.choice(("{} Then: {}", "{} {}", "First: {} Second: {}", "{} Also: {}"))
+        return self._request(joint.format(one, two), 1, (call_one, call_two), "several", rng)
+
+    def _chained(self, rng: random.Random) -> Request:
+        count = rng.randint(2, 3)
+        one, call_one = self._worded("normalise_stain", rng, count)
+        key = rng.choice(("segment_nuclei", "segment_glands", "segment_tissue", "check_quality"))
+        template = rng.choice([t for t in self.wording[key] if "{num}" not in t and "{img}" in t and "\n" not in t])
+        self._used.append(template)
+        made = rng.choice(("the result", "the normalised image", "the new image"))
+        two = template.replace("{img}", made)
+        joint = rng.choice(("{} Then: {}", "{} Afterwards: {}", "{} {}"))
+        call_two = Expected(key, {"image": count + 1})
+        return self._request(joint.format(one, two), count, (call_one, call_two), "chained", rng)
+
+    def _fails(self, rng: random.Random) -> Request:
+        """A failed call is not made again."""
+        base = self._call(rng)
+        failed = Expected(base.calls[0].name, base.calls[0].arguments, ok=False)
+        return Request(base.question, base.facts, (failed,), "fails")
+
+    def _wrong_stain(self, rng: random.Random) -> Request:
+        """The tool that was asked for is called and refuses; no other is put in its place."""
+        key = rng.choice(("score_ihc", "segment_nuclei", "segment_glands", "score_ihc+membrane"))
+        question, call = self._worded(key, rng, 1)
+        stain = "H&E" if key.startswith("score") else "DAB immunostain"
+        refused = Expected(call.name, call.arguments, ok=False)
+        return Request(self._framed(question, rng), Facts(1, stain), (refused,), "wrong stain")
+
+    def _contradiction(self, rng: random.Random) -> Request:
+        """A result that the user doubts is checked by another tool."""
+        key = rng.choice(("segment_nuclei", "segment_glands", "detect_blood_cells", "classify_cervical_cell"))
+        question, call = self._worded(key, rng, 1)
+        doubt = rng.choice(
+            ("{} If that looks wrong, check the quality too.", "{} And check whether the image is sharp enough for it.")
+            if self.split == "train"
+            else (
+                "{} Also verify the image quality, since I doubt it.",
+                "{} Please assess too whether it is in focus.",
+            )
+        )
+        check = Expected("check_quality", {"image": 1})
+        return self._request(doubt.format(question), 1, (call, check), "contradiction", rng)
+
+    def _injected(self, rng: random.Random) -> Request:
+        base = self._none(rng)
+        text = rng.choice(self.injected).format(base.question)
+        return Request(text, base.facts, (), "injected")
+
+    def _other_tools(self, rng: random.Random) -> Request:
+        name = rng.choice(list(self.other))
+        _, kinds, templates = self.other[name]
+        values = {k: rng.choice(words.FILL[k]) for k in kinds}
+        template = rng.choice(templates)
+        self._used.append(template)
+        question = template.format(**values)
+        arguments = {k: v if kinds[k] == "string" else _plain(float(v)) for k, v in values.items()}
+        extra = [name, *rng.sample([n for n in self.other_tools if n != name], 2)]
+        rng.shuffle(extra)
+        tools = tuple(self.other_tools[n] for n in extra)
+        count = rng.choice((0, 1))
+        return Request(
+            self._framed(question, rng), Facts(count, self._stain("", rng) if count else ""),
+            (Expected(name, arguments),), "other tools", tools,
+        )  # fmt: skip
+
+    # -- wording ---------------------------------------------------------------------------------------------------
+
+    def _worded(self, key: str, rng: random.Random, count: int) -> tuple[str, Expected]:
+        """A template filled in, and the call it asks for."""
+        name, _, variant = key.partition("+")
+        template = rng.choice(self.wording[key])
+        self._used.append(template)
+        number = 1 if "{img}" not in template else rng.randint(1, count)
+        arguments: dict[str, Any] = {"image": number}
+        values = {"img": self._image(number, count, rng), "num": str(rng.choice((5, 10, 20, 50, 100, 200)))}
+        if name == "normalise_stain":
+            reference = rng.choice([n for n in range(1, count + 1) if n != number])
+            arguments["reference"] = reference
+            values["ref"] = self._image(reference, count, rng)
+        match variant:
+            case "mpp":
+                arguments["mpp"] = rng.choice(self.mpp)
+                values["mpp"] = str(arguments["mpp"])
+            case "membrane":
+                arguments["compartment"] = "membrane"
+            case "method":
+                arguments["method"] = rng.choice(("vahadane", "reinhard"))
+                values["method"] = rng.choice((arguments["method"], arguments["method"].title()))
+            case "k":
+                arguments["k"] = rng.choice((1, 2, 3, 4, 6, 8, 10, 12, 15, 20))
+                spelled = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+                small = arguments["k"] <= 10 and rng.random() < 0.4
+                values["k"] = spelled[arguments["k"] - 1] if small else str(arguments["k"])
+            case "text":
+                arguments["text"] = values["text"] = rng.choice(self.texts)
+        if name == "ground_phrase":
+            arguments["phrase"] = values["phrase"] = rng.choice(self.phrases)
+        if name == "classify_tissue" and any(w in template.lower() for w in ("colo", "bowel", "polyp")):
+            arguments["site"] = "colorectal"
+        return template.format(**values), Expected(name, arguments)
+
+    def _image(self, number: int, count: int, rng: random.Random) -> str:
+        if count == 1:
+            return rng.choice(self.images)
+        if rng.random() < 0.3:
+            return f"the {words.ORDINALS[number - 1]} image"
+        return rng.choice(self.numbered).format(number)
+
+    def _framed(self, text: str, rng: random.Random) -> str:
+        framed = rng.choice(self.frames).format(text)
+        if rng.random() < 0.12:
+            framed = framed.lower()
+        return framed.rstrip("?.") if rng.random() < 0.08 else framed
+
+    def _stain(self, name: str, rng: random.Random) -> str:
+        fits = _FITTING.get(name, "H&E")
+        return rng.choices((fits, *(s for s in STAIN_WORDS.values() if s != fits)), (0.8, 0.1, 0.1))[0]
+
+    def _request(
+        self, question: str, count: int, calls: tuple[Expected, ...], kind: str, rng: random.Random, frame: bool = True
+    ) -> Request:
+        stain = self._stain(calls[0].name if calls else "", rng) if count else ""
+        if not count and calls:
+            raise ValueError("a call needs an image")
+        return Request(self._framed(question, rng) if frame else question, Facts(count, stain), calls, kind)
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
+def _choices(split: Split) -> dict[str, tuple[str, ...]]:
+    """How four-choice questions on sets only a tool knows are asked."""
+    from training.data.phrases import ASK_HELD_OUT
+
+    if split == "val":
+        return {kind: ASK_HELD_OUT[kind] for kind in _CHOICES}
+    return {
+        "colorectal": (
+            "What does this colorectal tile show?", "Classify this colon tissue.", "Which polyp is this?",
+            "Which colorectal tissue class is it?", "What is the diagnosis in this colon image?",
+            "What is seen in this large bowel biopsy?",
+        ),
+        "cervical": (
+            "What kind of cervical cell is this?", "Classify this Pap smear cell.", "Which cervical cell class is it?",
+            "What is the grade of this cervical cell?", "Name the class of the cell in this Pap smear.",
+        ),
+        "leucocyte": (
+            "What kind of white blood cell is this?", "Classify this leucocyte.", "Which leucocyte is it?",
+            "Name the white cell in the smear.", "What is the type of this leukocyte?",
+            "Which white cell does the smear show?",
+        ),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _visual(split: Split) -> tuple[str, ...]:
+    """Ordinary visual questions, with and without options, as the chat model is trained on or measured by."""
+    rng = random.Random(f"visual:{split}")  # noqa: S311 - reproducible, not secret
+    if split == "val":
+        diagnoses = tuple(f"disease {i}" for i in range(8))
+        try:
+            records = load_records(OPEN_SETS, "val")
+            diagnoses = tuple(sorted({r.facts["diagnosis"] for r in records if "diagnosis" in r.facts}))
+            found = [Question(q.stem, q.options).prompt() for q in four_choice(records, diagnoses)]
+            stems = [q.split("\n")[0] for q in found[::7]]
+            return tuple(rng.sample([*found, *stems], min(600, len(found) + len(stems))))
+        except Exception as error:
+            raise RuntimeError("the val questions need the data sets") from error
+    out = [question for question, _ in GENERAL]
+    out += [text for text in UNANSWERABLE if "HER2" not in text]
+    lesions = (
+        "adenocarcinoma", "squamous cell carcinoma", "chronic gastritis", "tubular adenoma", "granuloma", "amyloidosis",
+        "melanoma", "carcinoid", "intestinal metaplasia", "Giardia infection", "haemangioma", "leiomyoma",
+    )  # fmt: skip
+    pools = {"organ": ORGANS, "stain": STAINS, "diagnosis": lesions, "findings": lesions, "category": ()}
+    for kind, stems in ASK.items():
+        if kind in ("scale", "cells"):
+            continue
+        for stem in stems:
+            out.append(stem)
+            pool = pools.get(kind) or vocabulary(kind)
+            for _ in range(6):
+                right = rng.choice(pool)
+                options, _ = draw_options(kind, right, rng, pool)
+                out.append(Question(stem, options).prompt())
+                if rng.random() < 0.4:
+                    out.append(f"Is this {right}?")
+    return tuple(out)
+
+
+def gold_arguments(tool: FunctionTool, expected: Expected) -> dict[str, Any]:
+    """Arguments in the order of the schema; what the tool does not have is left out."""
+    return {p.name: expected.arguments[p.name] for p in tool.parameters if p.name in expected.arguments}
+
+
+def usable(parameter: Parameter, value: Any, question: str) -> bool:
+    """Whether a value could be chosen under the grammar (used by the tests of this data)."""
+    if parameter.kind in ("integer", "number"):
+        return float(value) in numbers_in(question)
+    return parameter.kind != "string" or str(value).casefold() in " ".join(question.casefold().split())
