@@ -27,11 +27,17 @@ from assistant.api import bind, create_app
 from assistant.api_guard import is_loopback
 from assistant.errors import BadInput
 from assistant.images.intake import DEFAULT_LIMITS
+from assistant.tools.registry import find_tools
+from ui.benchmarks import benchmarks_tab
 from ui.cases import cases_tab
 from ui.chat import Chat
 from ui.evidence import EMPTY, escape
 from ui.examples import SOURCE, write_examples
-from ui.theme import CASES_CSS, CSS, ICON, theme
+from ui.marks import marks_panel
+from ui.report import report_tab
+from ui.slides import slides_tab
+from ui.theme import CASES_CSS, CSS, ICON, PAGE_CSS, theme
+from ui.tools import label_of, tools_tab
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -53,9 +59,13 @@ PAGE_HEADERS = {
     "x-frame-options": "DENY",
 }
 
-# Gradio hides the label of the question box without tying it to the box, so screen readers would find no name.
+# Gradio hides the label of the question box without tying it to the box, so screen readers would find no name; and it
+# calls the examples a list, though buttons are in it and no items.
 NAME_THE_BOX = """() => {
-  const name = () => document.querySelector('#pa-composer textarea')?.setAttribute('aria-label', 'Your question');
+  const name = () => {
+    document.querySelector('#pa-composer textarea')?.setAttribute('aria-label', 'Your question');
+    document.querySelector('#pa-chat .examples[role=list]')?.removeAttribute('role');
+  };
   name();
   new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }"""
@@ -78,7 +88,8 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
     ) as demo:
         demo.files = files
         gr.HTML(_header(assistant), elem_id="pa-header", js_on_load=None)
-        with gr.Tabs(elem_id="pa-tabs"):
+        records = gr.State([], time_to_live=_KEEP_FILES_S)
+        with gr.Tabs(elem_id="pa-tabs") as tabs:
             with gr.Tab("Chat", id="chat"), gr.Row(elem_id="pa-main", equal_height=False):
                 with gr.Column(elem_id="pa-talk", min_width=0):
                     chatbot = gr.Chatbot(
@@ -123,6 +134,7 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
                     )
                 with gr.Column(elem_id="pa-side", min_width=0):
                     evidence = gr.HTML(EMPTY, elem_id="pa-evidence", js_on_load=None)
+                    marks = marks_panel(chatbot, composer)
                     with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
                         threshold = gr.Slider(
                             0,
@@ -141,16 +153,29 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
                             label="Variation",
                             info="0 always gives the likeliest words; above it, asking again may give others.",
                         )
+                        switches = _tool_switches(chat.takes_tools)
+                        gr.HTML(_state_of(assistant), elem_id="pa-state", js_on_load=None)
                     fresh = gr.Button("New conversation", size="sm", elem_id="pa-new")
+            with gr.Tab("Slides", id="slides"):
+                slides = slides_tab(assistant, files)
+            with gr.Tab("Tools", id="tools"):
+                tools_tab(files, _store_of(assistant))
             with gr.Tab("Cases", id="cases"):
                 cases_tab(getattr(assistant, "library", None), can_add=can_add)
-        records = gr.State([], time_to_live=_KEEP_FILES_S)
+            with gr.Tab("Report", id="report"):
+                report_tab(records)
+            with gr.Tab("Benchmarks", id="benchmarks"):
+                benchmarks = benchmarks_tab(model=assistant.name)
+        slides.connect(composer, tabs)
+        # What the application has to serve beside the page, and to close with it.
+        demo.routes = [*slides.routes, *benchmarks.routes()]
+        demo.closing = [slides.store.close, benchmarks.close]
 
         screen = [chatbot, evidence, notice, records, composer]
         quick = {"outputs": screen, "queue": False, "show_progress": "hidden", "api_visibility": "undocumented"}
         answer = {
             "fn": chat.respond,
-            "inputs": [chatbot, records, threshold, length, variation],
+            "inputs": [chatbot, records, threshold, length, variation, *switches],
             "outputs": screen,
             "show_progress": "hidden",
             "concurrency_id": "model",
@@ -158,14 +183,16 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
             "api_visibility": "undocumented",
         }
         running = [
-            composer.submit(chat.submit, [composer, chatbot, records], **quick).success(**answer, api_name="respond"),
+            composer.submit(chat.submit, [composer, chatbot, records, *marks], **quick).success(
+                **answer, api_name="respond"
+            ),
             chatbot.example_select(chat.example, [chatbot, records], **quick).success(**answer, api_name=None),
             chatbot.retry(chat.retry, [chatbot, records], **quick).success(**answer, api_name=None),
         ]
         chatbot.undo(chat.undo, [chatbot, records], **quick)
         composer.stop(chat.stop, queue=False, show_progress="hidden", api_visibility="undocumented")
         gr.on([fresh.click, chatbot.clear], chat.clear, None, **quick, cancels=running)
-        demo.unload(chat.stop)
+        demo.unload(chat.leave)
     return demo
 
 
@@ -181,7 +208,9 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
     demo = build(assistant, can_add=auth is None)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: api.router.lifespan_context(api))
     app.router.routes.extend(Route(path, endpoint=api) for path in API_PATHS)
+    app.router.routes.extend(demo.routes)
     app.state.files = demo.files
+    app.state.closing = demo.closing
     app.add_middleware(_PageHeaders)
     if auth is None:
         # A web page elsewhere could otherwise reach this one by pointing its own name at 127.0.0.1.
@@ -193,7 +222,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
         auth=auth,
         auth_message=escape(DISCLAIMER) if auth else None,
         theme=theme(),
-        css_paths=[CSS, CASES_CSS],
+        css_paths=[CSS, CASES_CSS, PAGE_CSS],
         js=NAME_THE_BOX,
         favicon_path=str(ICON),
         footer_links=[],
@@ -237,14 +266,14 @@ def launch(
     """
     login = read_auth(auth, host)
     listener = bind(host, port, login[1] if login else None)
-    files = None
+    files, closing = None, []
     try:
         if assistant is None:
             from assistant.assistant import Assistant
 
             assistant = Assistant.load(model, library=library, notes=notes)
         app = serve_app(assistant, auth=login)
-        files = app.state.files
+        files, closing = app.state.files, app.state.closing
         name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
         url = f"http://{name}:{listener.getsockname()[1]}"
         print(f"{assistant.name} answers on {url} (API: {url}/v1; Ctrl-C stops). {DISCLAIMER}", flush=True)
@@ -257,6 +286,8 @@ def launch(
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
+        for close in closing:
+            close()
         if files:
             shutil.rmtree(files, ignore_errors=True)
 
@@ -309,6 +340,53 @@ def _private_folder() -> Path:
 
 def _threshold_of(assistant: Any) -> float:
     return round(float(getattr(getattr(assistant, "calibration", None), "threshold", 0.5)), 2)
+
+
+def _store_of(assistant: Any) -> str:
+    return str(getattr(getattr(assistant, "library", None), "url", "") or "")
+
+
+def _tool_switches(takes_tools: bool) -> list[gr.State]:
+    """Which tools the assistant may call; all off where nothing could plan the calls.
+
+    Returns:
+        Their names and whether research-only ones may run, as states: a program that asks over the API sends neither.
+    """
+    ready = takes_tools and _can_plan()
+    names = find_tools().tools
+    tools = gr.CheckboxGroup(
+        [(label_of(name), name) for name in names],
+        value=list(names) if ready else [],
+        label="Tools the assistant may use",
+        info="None ticked: it answers from the image alone."
+        if ready
+        else "Not available: the model that plans tool calls is missing. The Tools tab runs each by hand.",
+        interactive=ready,
+        elem_id="pa-tool-switches",
+    )
+    research = gr.Checkbox(True, label="Allow tools trained on research-only data", elem_id="pa-research")
+    allowed, open_to = gr.State(list(tools.value or [])), gr.State(True)
+    for box, state in ((tools, allowed), (research, open_to)):
+        box.change(lambda value: value, box, state, queue=False, show_progress="hidden", api_visibility="private")
+    return [allowed, open_to]
+
+
+def _can_plan() -> bool:
+    from assistant.chat import planner
+    from assistant.model.vlm import WEIGHTS
+
+    return (WEIGHTS / planner.NAME / "adapter_model.safetensors").is_file()
+
+
+def _state_of(assistant: Any) -> str:
+    """Model, library and notes in use, without their places."""
+    library, notes = getattr(assistant, "library", None), getattr(assistant, "notes", None)
+    rows = {
+        "Preset": assistant.name,
+        "Case library": "in use" if library is not None else "none (start with --library)",
+        "Notes": "in use" if notes is not None else "none (start with --notes)",
+    }
+    return '<dl class="pa-facts">' + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in rows.items()) + "</dl>"
 
 
 def _header(assistant: Assistant) -> str:

@@ -6,6 +6,7 @@ while, and per session one stop signal and what the evidence panel needs.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import threading
@@ -16,19 +17,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from assistant.answer import Answer
+from assistant.answer import Answer, ToolCall
 from assistant.chat.prompt import parse_question
+from assistant.chat.region import parse_region, region_prompt
 from assistant.errors import BadInput, PathAssistError
 from assistant.images.intake import load_image
+from assistant.tools.registry import find_tools
+from assistant.tools.run import ToolState
 from ui.evidence import Record, chat_text, error_html, info_html, panel, record, working
 from ui.history import history_to_turns, last_question, show
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from assistant.assistant import Assistant
 
 log = logging.getLogger(__name__)
 
 KEEP: Any = gr.skip()
+REGION_CONTEXT = 0.0  # what the crop of a region keeps of its surroundings; see eval/results/region.md
 _FRAME_S = 0.05  # the page is redrawn at most this often while text streams
 
 
@@ -56,14 +63,31 @@ class Chat:
         self.examples = list(examples)
         self.folder = folder
         self._stops: dict[str, threading.Event] = {}
+        self._states: dict[str, ToolState] = {}
         self._lock = threading.Lock()
+        self.takes_tools = "tools" in inspect.signature(assistant.stream).parameters
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def submit(self, message: Any, history: list[Any], records: list[Record], request: gr.Request) -> Screen:
-        """Check a question and its images and put them into the conversation; :meth:`respond` comes next."""
+    def submit(
+        self, message: Any, history: list[Any], records: list[Record], request: gr.Request,
+        marked: str | None = None, region: str | None = "",
+    ) -> Screen:  # fmt: skip
+        """Check a question and its images and put them into the conversation; :meth:`respond` comes next.
+
+        Args:
+            marked: File of the image in which a region is marked.
+            region: ``"x0,y0,x1,y1"`` in its pixels: its crop is asked about instead of the images.
+        """
         message = message or {}
         text, paths = str(message.get("text") or ""), list(message.get("files") or [])
+        if (region or "").strip() and marked:
+            try:
+                parse_question(text)
+                crop, _ = region_prompt(load_image(marked), parse_region(region or ""), context=REGION_CONTEXT)
+            except PathAssistError as error:
+                return Screen(notice=error_html(str(error)), composer=composer(text, paths))
+            return self._asked(history or [], text.strip(), [self._keep(crop)], records, request)
         good: list[str] = []
         problems: list[str] = []
         for path in paths:
@@ -99,10 +123,16 @@ class Chat:
         length: float,
         variation: float,
         request: gr.Request,
+        tools: Sequence[str] = (),
+        research: bool = True,
     ) -> Iterator[Screen]:
         """Answer the question that ends the conversation, piece by piece; nothing when none does.
 
         Closing the generator stops the model too.
+
+        Args:
+            tools: Names of the tools that may be called.
+            research: Tools trained on data without an open licence may be called too.
         """
         before, text, paths = last_question(history or [])
         if not text or len(before) == len(history) or _role(history[-1]) != "user":
@@ -113,15 +143,22 @@ class Chat:
         try:
             *earlier, question = history_to_turns(history)
             answer, shown, drawn = None, "", 0.0
-            settings = {"max_new_tokens": int(length), "temperature": float(variation), "threshold": float(threshold)}
+            calls: list[ToolCall] = []
+            settings: dict[str, Any] = {
+                "max_new_tokens": int(length), "temperature": float(variation), "threshold": float(threshold)
+            } | self._tool_settings(tools, research, request)  # fmt: skip
             for piece in self.assistant.stream(question.images, question.text, history=earlier, stop=stop, **settings):
                 if isinstance(piece, Answer):
                     answer = piece
                     continue
+                if isinstance(piece, ToolCall):
+                    calls.append(piece)
+                    yield Screen(evidence=working("Using tools…", records, calls))
+                    continue
                 shown += piece
                 if time.monotonic() - drawn >= _FRAME_S and shown.strip():
                     drawn = time.monotonic()
-                    busy = working("Writing… the confidence follows when the answer is complete.", records)
+                    busy = working("Writing… the confidence follows when the answer is complete.", records, calls)
                     yield Screen([*history, _message("assistant", shown)], busy)
             if answer is None:
                 raise RuntimeError("the stream ended without an answer")
@@ -160,6 +197,25 @@ class Chat:
         self.stop(request)
         return Screen([], panel([]), "", [], composer())
 
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: end its answer and its tool process."""
+        self.stop(request)
+        with self._lock:
+            state = self._states.pop(_session(request), None)
+        if state is not None:
+            state.close()
+
+    def _tool_settings(self, tools: Sequence[str], research: bool, request: gr.Request) -> dict[str, Any]:
+        """Keywords of ``Assistant.stream`` for the tools that are switched on; one tool process a session."""
+        known = find_tools().tools if tools else {}
+        wanted = [name for name in tools or () if name in known and (research or not known[name].card.research_only)]
+        if not wanted or not self.takes_tools:
+            return {}
+        with self._lock:
+            state = self._states.setdefault(_session(request), ToolState())
+        state.research = bool(research)
+        return {"tools": wanted, "tool_state": state}
+
     # -- shared ------------------------------------------------------------------------------------------------------
 
     def _asked(
@@ -186,7 +242,9 @@ class Chat:
 
     def _store(self, path: str) -> str:
         """A copy with the pixels only: no metadata, no name of the user's, and a format that every browser shows."""
-        image = load_image(path)
+        return self._keep(load_image(path))
+
+    def _keep(self, image: Image) -> str:
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix="image-", suffix=".png", delete=False) as file:
             image.save(file, "PNG", compress_level=1)
         return file.name

@@ -6,12 +6,13 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL.Image import Image
 
-from assistant.answer import DISCLAIMER, Answer, Case, Note, ToolCall
+from assistant.answer import DISCLAIMER, Answer, Box, Case, Note, ToolCall
 
 NOT_ENOUGH = "Not enough evidence"
 _PICTURE_SIDE = 640
@@ -30,6 +31,7 @@ class Record:
         threshold: Confidence below which the answer was to be declined, 0…1.
         picture: Data URI of the question's image, only where boxes are drawn on it.
         size: Width and height of that image in pixels, the space of the boxes.
+        overlays: Data URI of what each tool drew, "" where it drew nothing; in the order of the calls.
     """
 
     question: str
@@ -37,18 +39,26 @@ class Record:
     threshold: float
     picture: str = ""
     size: tuple[int, int] = (0, 0)
+    overlays: tuple[str, ...] = ()
 
 
 def record(question: str, answer: Answer, threshold: float, images: Sequence[Image] = ()) -> Record:
-    """A record with the picture that boxes need; boxes of a question with several images are only listed."""
+    """A record with the pictures that boxes and tools need; boxes of a question with several images are only listed."""
+    drawn = tuple(picture_uri(call.overlay) if call.overlay is not None else "" for call in answer.tools)
+    # The panel needs the small pictures only; the session would keep the large ones for hours.
+    answer = replace(answer, tools=tuple(replace(call, overlay=None) for call in answer.tools))
     if not answer.boxes or len(images) != 1:
-        return Record(question, answer, threshold)
-    small = images[0].copy()
+        return Record(question, answer, threshold, overlays=drawn)
+    return Record(question, answer, threshold, picture_uri(images[0]), images[0].size, drawn)
+
+
+def picture_uri(image: Image) -> str:
+    """A small JPEG of an image, as text for the page."""
+    small = image.convert("RGB")
     small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
-    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Record(question, answer, threshold, uri, images[0].size)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def escape(text: object) -> str:
@@ -78,12 +88,12 @@ def panel(records: Sequence[Record]) -> str:
     return evidence_html(records[-1]) + _earlier(records[:-1])
 
 
-def working(text: str, records: Sequence[Record] = ()) -> str:
-    """While an answer is awaited or written."""
+def working(text: str, records: Sequence[Record] = (), calls: Sequence[ToolCall] = ()) -> str:
+    """While an answer is awaited or written; tool calls show as they end."""
     bones = '<div class="bone" aria-hidden="true"></div>' * 3
     return (
         '<section class="evidence working" aria-label="Evidence" aria-busy="true"><h2>Evidence</h2>'
-        f'<p role="status">{escape(text)}</p>{bones}</section>{_earlier(records)}'
+        f'<p role="status">{escape(text)}</p>{"".join(map(_tool, calls))}{bones}</section>{_earlier(records)}'
     )
 
 
@@ -138,10 +148,10 @@ def _body(record: Record) -> str:
         bars = "".join(_bar(label, share, "", small=True) for label, share in rows)
         parts.append(f'<h3>Options weighed</h3><div class="options">{bars}</div>')
     if answer.boxes:
-        items = "".join(f"<li>{escape(b.label)} <small>{b.score:.2f}</small></li>" for b in answer.boxes)
-        parts.append(f"<h3>Regions</h3>{_overlay(record)}<ol>{items}</ol>")
+        parts.append(f"<h3>Regions</h3>{regions_html(answer.boxes, record.picture, record.size, answer.text)}")
     if answer.tools:
-        parts.append(f"<h3>Tools</h3>{''.join(map(_tool, answer.tools))}")
+        drawn = [*record.overlays, *[""] * len(answer.tools)]
+        parts.append(f"<h3>Tools</h3>{''.join(map(_tool, answer.tools, drawn))}")
     if answer.cases:
         items = "".join(_case(number, case) for number, case in enumerate(answer.cases, 1))
         parts.append(f'<h3>Similar cases</h3>{_support(answer)}<ul class="cases">{items}</ul>')
@@ -174,28 +184,77 @@ def _verdict(answer: Answer) -> str:
     return '<p class="verdict answered">Answered</p>'
 
 
-def _overlay(record: Record) -> str:
+def regions_html(boxes: Sequence[Box], picture: str, size: tuple[int, int], text: str = "") -> str:
+    """Boxes on their image, the text with what they point to underlined, and a list.
+
+    Pointing at a phrase or an entry, or moving to it by keyboard, lights up its boxes; the style sheet does that alone.
+    """
+    items = "".join(
+        f'<li><span class="link" tabindex="0" data-box="{n}">{escape(b.label)}</span> <small>{b.score:.2f}</small></li>'
+        for n, b in enumerate(boxes, 1)
+    )
+    words = linked(text, boxes)
+    said = f'<p class="linked">{words}</p>' if "<mark" in words else ""
+    return f'{_overlay(boxes, picture, size)}{said}<ol class="regions">{items}</ol>'
+
+
+def linked(text: str, boxes: Sequence[Box]) -> str:
+    """Escaped text in which the boxes' labels are marked, each with the numbers of its boxes."""
+    numbers: dict[str, list[int]] = {}
+    for number, box in enumerate(boxes, 1):
+        if box.label.strip():
+            numbers.setdefault(box.label.strip().casefold(), []).append(number)
+    if not numbers:
+        return escape(text)
+    longest_first = sorted(numbers, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+    parts = []
+    for number, part in enumerate(pattern.split(text)):
+        found = numbers.get(part.casefold()) if number % 2 else None
+        if found is None:
+            parts.append(escape(part))
+        else:
+            parts.append(
+                f'<mark class="link" tabindex="0" data-box="{" ".join(map(str, found))}">{escape(part)}</mark>'
+            )
+    return "".join(parts)
+
+
+def _overlay(boxes: Sequence[Box], picture: str, size: tuple[int, int]) -> str:
     """The image with numbered rectangles, drawn in the image's own pixels; nothing where there is no picture."""
-    if not record.picture:
+    if not picture:
         return ""
-    width, height = record.size
+    width, height = size
     unit = max(width, height) / 100
     marks = []
-    for number, box in enumerate(record.answer.boxes, start=1):
+    for number, box in enumerate(boxes, start=1):
         left, top, right, bottom = box.xyxy
-        marks.append(f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"/>')
-        marks.append(f'<text x="{left + unit:g}" y="{top + 5 * unit:g}" font-size="{5 * unit:g}">{number}</text>')
+        marks.append(
+            f'<g class="box b{number}"><rect x="{left:g}" y="{top:g}" width="{right - left:g}" '
+            f'height="{bottom - top:g}"/><text x="{left + unit:g}" y="{top + 5 * unit:g}" '
+            f'font-size="{5 * unit:g}">{number}</text></g>'
+        )
     return (
         f'<svg class="overlay" viewBox="0 0 {width} {height}" role="img" aria-label="The image with '
-        f'{len(record.answer.boxes)} numbered regions"><image href="{record.picture}" width="{width}" '
+        f'{len(boxes)} numbered regions"><image href="{picture}" width="{width}" '
         f'height="{height}"/>{"".join(marks)}</svg>'
     )
 
 
-def _tool(call: ToolCall) -> str:
-    text = json.dumps({"arguments": call.arguments, "result": call.result}, indent=1, ensure_ascii=False, default=str)
+def _tool(call: ToolCall, drawn: str = "") -> str:
+    """One call: its state in words, what it said, what it drew, and arguments and numbers as they are."""
+    result = call.result if isinstance(call.result, dict) else {"result": call.result}
+    shown = {"arguments": call.arguments, "result": result.get("numbers", result)}
+    text = json.dumps(shown, indent=1, ensure_ascii=False, default=str)
     cut = text if len(text) <= _MAX_TOOL_TEXT else text[:_MAX_TOOL_TEXT] + " …"
-    return f"<details><summary>{escape(call.name)} ({call.seconds:.1f} s)</summary><pre>{escape(cut)}</pre></details>"
+    state = "" if call.status == "ok" else f", {call.status}"
+    said = f"<p>{escape(result['text'])}</p>" if isinstance(result.get("text"), str) else ""
+    notes = "".join(f'<p class="meta">{escape(note)}</p>' for note in result.get("warnings") or ())
+    picture = f'<img class="drawn" src="{drawn}" alt="What {escape(call.name)} found">' if drawn else ""
+    return (
+        f'<details class="tool {escape(call.status)}"{" open" if drawn else ""}><summary>{escape(call.name)} '
+        f"({call.seconds:.1f} s{escape(state)})</summary>{said}{notes}{picture}<pre>{escape(cut)}</pre></details>"
+    )
 
 
 def _support(answer: Answer) -> str:

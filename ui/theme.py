@@ -9,6 +9,7 @@ import gradio as gr
 STATIC = Path(__file__).with_name("static")
 CSS = STATIC / "style.css"
 CASES_CSS = STATIC / "cases.css"
+PAGE_CSS = STATIC / "page.css"
 ICON = STATIC / "icon.svg"
 
 _TEAL = gr.themes.Color(
