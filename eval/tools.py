@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,19 +22,26 @@ from PIL import Image
 
 from assistant.images.intake import load_image
 from assistant.images.stain import separate_stains
+from assistant.regions.model import WEIGHTS, read_regions
 from assistant.tools import fields
 from assistant.tools.base import MEASURED, Measured
 from assistant.tools.heads import Head, load_head
 from assistant.tools.nuclei import watershed_nuclei
+from eval import regions
+from eval.anchors import NOT_THE_SAME
 from eval.metrics.segmentation import aggregated_jaccard, dice, panoptic_quality
 from eval.stats import cluster_interval
+from eval.tools_cost import cost
+from eval.tools_published import GOALS, PUBLISHED
 from training.data.head_labels import OTHER, head_labels, labelled_features
 from training.data.records import data_root, read_jsonl
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tools --out eval/results --publish"
 NUCLEI_SETS = {"monuseg": 0.25, "consep_patches": 0.25, "dsb2018_stained": 0.25}
 SIDES = (512, 1024, 4096)
-_TIMED = ("check_quality", "segment_nuclei", "classify_tissue", "classify_cervical_cell")
+_TIMED = (
+    "check_quality", "segment_nuclei", "segment_glands", "segment_tissue", "classify_tissue", "classify_cervical_cell",
+)  # fmt: skip
 
 
 def otsu_components(stain: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -47,6 +52,16 @@ def otsu_components(stain: NDArray[np.float32]) -> NDArray[np.int32]:
 
     smooth = gaussian(stain, 1.0)
     found: NDArray[np.int32] = label(remove_small_objects(smooth > threshold_otsu(smooth), max_size=40))
+    return found
+
+
+def trunk(weights: Path, limit: int) -> dict[str, list[Measured]]:
+    """The region network's tools; nuclei beside the classical method."""
+    network = read_regions(weights)
+    found = {"segment_nuclei": [*regions.nuclei(network), *nuclei(limit)]}
+    found["segment_glands"] = regions.glands(network)
+    found["segment_tissue"] = regions.tissue(network)
+    found["detect_blood_cells"] = regions.blood(network)
     return found
 
 
@@ -62,11 +77,12 @@ def nuclei(limit: int) -> list[Measured]:
             ids, control = watershed_nuclei(stain, mpp), otsu_components(stain)
             true_count = len(np.unique(truth)) - 1
             values = {
-                "PQ": panoptic_quality(truth, ids).pq, "AJI": aggregated_jaccard(truth, ids), "Dice": dice(truth, ids),
-                "PQ of the control (Otsu, no watershed)": panoptic_quality(truth, control).pq,
+                "PQ, classical": panoptic_quality(truth, ids).pq, "AJI, classical": aggregated_jaccard(truth, ids),
+                "Dice, classical": dice(truth, ids),
+                "PQ, control (Otsu, no watershed)": panoptic_quality(truth, control).pq,
             }  # fmt: skip
             if true_count:
-                values["relative count error"] = abs(int(ids.max()) - true_count) / true_count
+                values["relative count error, classical"] = abs(int(ids.max()) - true_count) / true_count
             for metric, value in values.items():
                 table.setdefault(metric, []).append(value)
         groups = [str(r.get("source_image", r["image"])) for r in rows]
@@ -150,41 +166,22 @@ def stains(per_slide: int = 6) -> list[Measured]:
     return found
 
 
-def cost(name: str, side: int) -> dict[str, float]:
-    """Seconds of the second call and peak memory in MiB of one tool on a square field, in a fresh process."""
-    code = (
-        "import json,resource,sys,time\nfrom pathlib import Path\nfrom assistant.images.intake import load_image\n"
-        "from assistant.tools import Context, find_tools\nfrom assistant.tools.schema import context_parameter\n"
-        "name,side,path=sys.argv[1],int(sys.argv[2]),sys.argv[3]\n"
-        "tile=load_image(path); from PIL import Image\nfield=Image.new('RGB',(side,side))\n"
-        "[field.paste(tile,(x,y)) for x in range(0,side,tile.width) for y in range(0,side,tile.height)]\n"
-        "tool=find_tools()[name]; keys={c:Context() for c in [context_parameter(tool)] if c}\n"
-        "small=field.crop((0,0,128,128)); tool(small,**keys); t=time.perf_counter(); tool(field,**keys)\n"
-        "print(json.dumps({'seconds':time.perf_counter()-t,"
-        "'mib':resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024}))"
-    )
-    row = next(r for r in read_jsonl(data_root() / "monuseg" / "index.jsonl") if r["split"] == "val")
-    command = [sys.executable, "-c", code, name, str(side), str(data_root() / "monuseg" / str(row["image"]))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RuntimeError(f"{name} at {side}: {done.stderr.strip().splitlines()[-1]}")
-    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return measured
-
-
-def run(out: Path, *, publish: bool, limit: int, parts: Sequence[str]) -> Path:
+def run(
+    out: Path, *, publish: bool, limit: int, parts: Sequence[str], weights: Path, timed: Sequence[str] = _TIMED
+) -> Path:
     """Measure ``parts`` and write ``tools.json`` and ``tools.md``; parts not asked for are kept from last time."""
     path = out / "tools.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"tools": {}, "cost": []}
     makers: dict[str, Callable[[], dict[str, list[Measured]]]] = {
         "heads": heads,
         "stains": lambda: {"check_quality": stains()},
-        "nuclei": lambda: {"segment_nuclei": nuclei(limit)},
+        "regions": lambda: trunk(weights, limit),
     }
     for part in parts:
         began = time.process_time()
         if part == "cost":
-            results["cost"] = [{"tool": n, "side": s, **cost(n, s)} for n in _TIMED for s in SIDES]
+            kept = [row for row in results["cost"] if row["tool"] not in timed]
+            results["cost"] = kept + [{"tool": n, "side": s, **cost(n, s, weights)} for n in timed for s in SIDES]
         else:
             results["tools"] |= {k: [vars(one) for one in v] for k, v in makers[part]().items()}
         print(f"{part}: {time.process_time() - began:.0f} s of CPU", flush=True)
@@ -203,15 +200,25 @@ def markdown(results: dict[str, Any]) -> str:
         "Means over images with 95 % bootstrap intervals (over slides or groups where known).",
         "",
     ]
+    lines += goals(results["tools"])
     for name, rows in results["tools"].items():
         lines += [f"## {name}", "", "| metric | data | value [95 %] | n |", "|---|---|---|---|"]
         lines += [
             f"| {r['metric']} | {r['data']} | {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}] | {r['n']} |"
             for r in rows
         ]
+        lines += [
+            f"| {m}, published (not checked here): {who} | {d}, {NOT_THE_SAME} | {v:.3f} | |"
+            for who, m, d, v in PUBLISHED.get(name, ())
+        ]
         lines.append("")
     if results["cost"]:
-        lines += ["## Cost", "", "One thread, second call in a process; memory is the process's peak.", ""]
+        lines += [
+            "## Cost",
+            "",
+            "CPU seconds on one thread, second call in a process; memory is the process's peak.",
+            "",
+        ]
         lines += ["| tool | side, px | seconds | MiB |", "|---|---|---|---|"]
         lines += [f"| {c['tool']} | {c['side']} | {c['seconds']:.2f} | {c['mib']:.0f} |" for c in results["cost"]]
         lines.append("")
@@ -223,6 +230,19 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def goals(tools: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The goals as a table: value, and whether it was reached."""
+    lines = ["## Goals", "", "| tool | metric | data | value [95 %] | goal | |", "|---|---|---|---|---|---|"]
+    for name, metric, data, limit, sense in GOALS:
+        row = next((r for r in tools.get(name, ()) if (r["metric"], r["data"]) == (metric, data)), None)
+        if row is None:
+            continue
+        reached = row["value"] >= limit if sense == ">=" else row["value"] <= limit
+        shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        lines.append(f"| {name} | {metric} | {data} | {shown} | {sense} {limit:.2f} | {'yes' if reached else 'no'} |")
+    return [*lines, ""]
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
@@ -232,14 +252,19 @@ def _write(path: Path, text: str) -> None:
 
 def main() -> None:
     """Command line, see the module's first lines."""
-    everything = ("heads", "stains", "nuclei", "cost")
+    everything = ("heads", "stains", "regions", "cost")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("eval/results"))
     parser.add_argument("--publish", action="store_true", help="write the numbers that cards show")
-    parser.add_argument("--limit", type=int, default=10_000, help="images a nuclei set")
+    parser.add_argument("--limit", type=int, default=10_000, help="images a nuclei set, for the classical method")
     parser.add_argument("--parts", nargs="*", choices=everything, default=everything)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS / "regions.safetensors", help="of the region network")
+    parser.add_argument("--timed", nargs="*", choices=_TIMED, default=_TIMED, help="tools whose cost is measured")
     args = parser.parse_args()
-    print(run(args.out, publish=args.publish, limit=args.limit, parts=args.parts))
+    out = run(
+        args.out, publish=args.publish, limit=args.limit, parts=args.parts, weights=args.weights, timed=args.timed
+    )
+    print(out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from assistant.errors import BadInput
 from assistant.images.stain import separate_stains
 from assistant.tools import fields
 from assistant.tools.base import Card, ToolResult, tool
-from assistant.tools.nuclei import Mpp, Nucleus, nuclei_of, watershed_nuclei
+from assistant.tools.nuclei import Nucleus, nuclei_of, watershed_nuclei
+from assistant.tools.trunk import Mpp
 
 Compartment = Literal["nuclear", "membrane"]
 

@@ -24,8 +24,8 @@ _SCALES = ((40, 19.8), (20, 9.9), (10, 5.0))
         training_data="none; limits were set by hand after a look at colours of train and val fields of 13 sets",
         licence="Apache-2.0",
         limits=(
-            "folds, pen and magnification are rough guesses: no labelled set was at hand; smears are often called "
-            "H&E-like or DAB, and a third of immunostained val fields was not recognised"
+            "folds, pen and magnification are rough guesses: no labelled set was at hand; half of the fields that are "
+            "neither H&E nor DAB are called one of them"
         ),
     ),
     timeout=30,

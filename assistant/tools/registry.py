@@ -22,6 +22,10 @@ GROUP = "pathassist.tools"
 BUILTIN = (
     "assistant.tools.quality:check_quality",
     "assistant.tools.nuclei:segment_nuclei",
+    "assistant.tools.glands:segment_glands",
+    "assistant.tools.tissue:segment_tissue",
+    "assistant.tools.blood:detect_blood_cells",
+    "assistant.tools.ground:ground_phrase",
     "assistant.tools.ihc:score_ihc",
     "assistant.tools.classify:classify_tissue",
     "assistant.tools.classify:classify_cervical_cell",

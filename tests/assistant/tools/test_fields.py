@@ -10,10 +10,12 @@ from PIL import Image, ImageDraw
 
 from assistant.errors import BadInput
 from assistant.tools import fields
+from assistant.tools.glands import segment_glands
 from assistant.tools.ihc import her2, score_ihc
 from assistant.tools.normalise import normalise_stain
 from assistant.tools.nuclei import segment_nuclei
 from assistant.tools.quality import check_quality
+from assistant.tools.tissue import segment_tissue
 
 PINK, PURPLE, BLUE, BROWN = (235, 170, 205), (110, 60, 150), (90, 110, 170), (120, 75, 40)
 PALE = (225, 228, 238)
@@ -31,7 +33,7 @@ def drawn(ground: tuple[int, int, int], dots: list[tuple[int, int, int]], side: 
 
 
 def test_nuclei_are_counted_and_outlined() -> None:
-    result = segment_nuclei(drawn(PINK, [PURPLE]), mpp=0.25)
+    result = segment_nuclei(drawn(PINK, [PURPLE]), mpp=0.25, method="classical")
     assert result.numbers["count"] == 64
     assert result.numbers["area_median_um2"] == pytest.approx(np.pi * 12.5**2 / 16, rel=0.15)
     assert result.geojson is not None
@@ -43,7 +45,7 @@ def test_nuclei_are_counted_and_outlined() -> None:
 
 def test_nuclei_on_tile_borders_are_counted_once() -> None:
     image = drawn(PINK, [PURPLE], side=1200)
-    assert segment_nuclei(image).numbers["count"] == 24 * 24
+    assert segment_nuclei(image, method="classical").numbers["count"] == 24 * 24
 
 
 def test_ihc_counts_brown_and_blue_nuclei() -> None:
@@ -60,11 +62,12 @@ def test_ihc_scoring_refuses_other_stains_in_one_line() -> None:
 
 
 def test_he_tools_refuse_immunostains() -> None:
-    with pytest.raises(BadInput, match="DAB"):
-        segment_nuclei(drawn(PALE, [BLUE, BROWN]))
+    for tool in (segment_nuclei, segment_glands, segment_tissue):
+        with pytest.raises(BadInput, match="DAB"):
+            tool(drawn(PALE, [BLUE, BROWN]))
 
 
-@pytest.mark.parametrize("tool", [segment_nuclei, score_ihc])
+@pytest.mark.parametrize("tool", [segment_nuclei, segment_glands, segment_tissue, score_ihc])
 @pytest.mark.parametrize(
     ("image", "words"), [(Image.new("RGB", (8, 8), PINK), "8 x 8"), (Image.new("RGB", (300, 300), "white"), "blank")]
 )

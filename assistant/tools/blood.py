@@ -1,0 +1,163 @@
+"""``detect_blood_cells``: red cells, white cells and platelets of a stained blood smear, counted, with boxes.
+
+The boxes come from the blood head of the region network. White cells are also given a type by a logistic head on
+PathCLIP-small's features of the cell; its labels are weak and basophils are too few to learn.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from assistant.errors import BadInput, NotAvailable
+from assistant.regions.model import BLOOD_SCALE
+from assistant.regions.network import BLOOD_CELLS
+from assistant.tools import fields, trunk
+from assistant.tools.base import Card, Context, ToolResult, tool
+from assistant.tools.features import PATHCLIP, pooled_features
+from assistant.tools.heads import Head
+
+#: Head for the type of a white cell.
+LEUCOCYTES = Path(__file__).resolve().parents[1] / "weights" / "grounding" / "detector-leucocytes.safetensors"
+#: Score from which a box counts as a cell.
+THRESHOLD = 0.3
+#: Micrometres per pixel of the fields the head was trained on: a red cell of 7.5 µm is about 100 of their pixels.
+SMEAR_MPP = 0.075
+_MARGIN = 0.15
+_MAX_SIDE = 2048
+_COLOURS = {"red blood cell": "#e0342b", "white blood cell": "#3d6bff", "platelet": "#f5b400"}
+_PLURALS = dict(zip(BLOOD_CELLS, ("red cells", "white cells", "platelets"), strict=True))
+SmearMpp = Annotated[float, Field(ge=0.02, le=0.5)]
+Boxes = NDArray[np.float32]
+
+
+def cell_crop(image: Image.Image, box: tuple[float, float, float, float] | Boxes) -> Image.Image:
+    """A cell with a margin of 15 % of its box on every side, as the type head sees it; box xyxy in pixels."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    across, down = (x1 - x0) * _MARGIN, (y1 - y0) * _MARGIN
+    corners = (max(0, x0 - across), max(0, y0 - down), min(image.width, x1 + across), min(image.height, y1 + down))
+    left, top, right, bottom = (round(v) for v in corners)
+    return image.convert("RGB").crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+@lru_cache(maxsize=1)
+def leucocyte_head() -> Head:
+    """The shipped head for the type of a white cell.
+
+    Raises:
+        NotAvailable: It is missing, damaged, or was fitted on another encoder.
+    """
+    from assistant.model.cache import sha256
+
+    if not LEUCOCYTES.is_file():
+        raise NotAvailable(f"no weights {LEUCOCYTES.name}; run `python -m training.tools.leucocytes`")
+    head = Head.read(LEUCOCYTES)
+    if head.encoder != (here := sha256(PATHCLIP / "model.safetensors")[:12]):
+        raise NotAvailable(
+            f"{LEUCOCYTES.name} belongs to encoder {head.encoder}, not {here}; "
+            "run `python -m training.tools.leucocytes`"
+        )
+    return head
+
+
+def require_smear(image: Image.Image) -> None:
+    """Refuse by colour what is no blood smear.
+
+    Raises:
+        BadInput: Tiny, blank, a DAB immunostain, or H&E.
+    """
+    fields.require_field(image)
+    stain, _ = fields.guess_stain(image)
+    if stain != "other or uncertain":
+        other = "score_ihc" if stain == "DAB immunostain" else "segment_nuclei or classify_tissue"
+        raise BadInput(f"the field looks like {stain.removesuffix('-like')}, not a stained blood smear; use {other}")
+
+
+def differential(image: Image.Image, boxes: Boxes) -> list[tuple[str, float]]:
+    """Type and probability of each white cell, boxes [N, 4] xyxy in pixels.
+
+    Raises:
+        NotAvailable: As :func:`leucocyte_head`.
+    """
+    head = leucocyte_head()
+    if not len(boxes):
+        return []
+    chances = head.probabilities(pooled_features([cell_crop(image, box) for box in boxes]))
+    return [(head.classes[int(row.argmax())], float(row.max())) for row in chances]
+
+
+@tool(
+    Card(
+        task="Find and count the red cells, white cells and platelets of a blood smear; guess the type of white cells.",
+        training_data=f"{trunk.TRAINING}; types of white cells from 300 weakly labelled cells, no basophils",
+        licence=trunk.LICENCE,
+        stains=("Giemsa", "Wright"),
+        magnifications="100x oil (about 0.075 µm per pixel); state the pixel size of anything else",
+        research_only=True,
+        limits="red cells that touch or overlap are missed or merged; the type of a white cell is a hint, no diagnosis",
+    ),
+    timeout=60,
+)
+def detect_blood_cells(image: Image.Image, mpp: SmearMpp | None = None, context: Context = trunk.DEFAULT) -> ToolResult:
+    """Count red blood cells, white blood cells and platelets of a stained blood smear, with a box around each.
+
+    Args:
+        image: Field of a Giemsa- or Wright-stained smear.
+        mpp: Micrometres per pixel where known; without it 0.075 (100x oil) is assumed.
+    """
+    require_smear(image)
+    network = trunk.network(context)
+    wanted = BLOOD_SCALE * (mpp or SMEAR_MPP) / SMEAR_MPP
+    scale = min(wanted, _MAX_SIDE / max(image.size))
+    boxes, scores = network.blood(np.asarray(image.convert("RGB")), scale)
+    sure = scores.max(axis=1, initial=0.0) >= THRESHOLD
+    boxes, scores = boxes[sure], scores[sure]
+    if not len(boxes):
+        raise BadInput(
+            "no blood cell was found, so this does not look like a blood smear at "
+            f"{mpp or SMEAR_MPP:g} µm per pixel; give a smear, or its pixel size as mpp"
+        )
+    kinds = scores.argmax(axis=1)
+    white = np.flatnonzero(kinds == BLOOD_CELLS.index("white blood cell"))
+    warnings = []
+    types: dict[int, tuple[str, float]] = {}
+    try:
+        types = dict(zip(white.tolist(), differential(image, boxes[white]), strict=True))
+    except NotAvailable as error:
+        warnings.append(f"white cells have no type: {error}")
+    counts = {name: int((kinds == k).sum()) for k, name in enumerate(BLOOD_CELLS)}
+    numbers: dict[str, Any] = {"counts": counts, "count": len(boxes), "threshold": THRESHOLD}
+    if types:
+        named = [name for name, _ in types.values()]
+        numbers["white_cell_types"] = {name: named.count(name) for name in sorted(set(named))}
+        warnings.append("types of white cells come from weak labels without basophils; take them as a hint")
+    if scale < wanted:
+        warnings.append(f"the field was looked at {wanted / scale:.1f} times too small to fit in memory; send a part")
+    if mpp is None:
+        warnings.append(f"no pixel size was given: {SMEAR_MPP:g} µm per pixel (100x oil) was assumed")
+    features = [
+        _feature(boxes[i], BLOOD_CELLS[kinds[i]], float(scores[i].max()), types.get(i)) for i in range(len(boxes))
+    ]
+    text = ", ".join(f"{number} {_PLURALS[name]}" for name, number in counts.items())
+    if types:
+        text += " (" + ", ".join(f"{number} {name}" for name, number in numbers["white_cell_types"].items()) + ")"
+    return ToolResult(
+        f"{text}.",
+        numbers,
+        {"blood cells": fields.draw_outlines(image, features, _COLOURS)},
+        fields.collection(features),
+        tuple(warnings),
+    )
+
+
+def _feature(box: Boxes, name: str, score: float, kind: tuple[str, float] | None) -> dict[str, Any]:
+    x0, y0, x1, y1 = (round(float(v), 1) for v in box)
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    said = {} if kind is None else {"type": kind[0], "type_probability": round(kind[1], 3)}
+    return fields.feature(ring, objectType="detection", score=round(score, 3), **{"class": name}, **said)

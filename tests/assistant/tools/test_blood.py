@@ -1,0 +1,82 @@
+"""``detect_blood_cells``: what it refuses, what its numbers and shapes say, and cells of a real smear."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from assistant.errors import BadInput, NotAvailable
+from assistant.regions.model import WEIGHTS
+from assistant.regions.network import BLOOD_CELLS
+from assistant.tools import blood
+from assistant.tools.base import Context
+from training.data.records import data_root, read_jsonl
+
+shipped = pytest.mark.skipif(not (WEIGHTS / "regions.safetensors").is_file(), reason="the network is not here")
+
+
+def test_a_crop_has_a_margin_and_stays_inside() -> None:
+    image = Image.new("RGB", (100, 80))
+    assert blood.cell_crop(image, (20, 20, 40, 60)).size == (26, 52)
+    assert blood.cell_crop(image, (80, 60, 100, 80)).size == (23, 23)
+
+
+def test_what_is_blank_or_tiny_is_refused() -> None:
+    with pytest.raises(BadInput, match="pixels"):
+        blood.detect_blood_cells(Image.new("RGB", (20, 20)))
+    with pytest.raises(BadInput, match="blank"):
+        blood.detect_blood_cells(Image.new("RGB", (200, 200), "white"))
+
+
+def test_a_missing_head_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(blood, "LEUCOCYTES", tmp_path / "none.safetensors")
+    blood.leucocyte_head.cache_clear()
+    with pytest.raises(NotAvailable, match="leucocytes"):
+        blood.leucocyte_head()
+
+
+def rows(name: str) -> list[dict[str, object]]:
+    return [r for r in read_jsonl(data_root() / name / "index.jsonl") if r["split"] == "val"]
+
+
+def opened(name: str, row: dict[str, object]) -> Image.Image:
+    return Image.open(data_root() / name / str(row["image"])).convert("RGB")
+
+
+@shipped
+@pytest.mark.data
+def test_cells_of_a_real_smear_lie_on_the_labelled_ones() -> None:
+    row = rows("bccd_boxes")[0]
+    result = blood.detect_blood_cells(opened("bccd_boxes", row))
+    counts, shapes = result.numbers["counts"], result.geojson["features"]  # type: ignore[index]
+    assert sum(counts.values()) == result.numbers["count"] == len(shapes)
+    assert set(counts) == set(BLOOD_CELLS)
+    centres = [(one["properties"]["class"], *np.mean(one["geometry"]["coordinates"][0][:4], axis=0)) for one in shapes]
+    boxes: list[dict[str, object]] = row["boxes"]  # type: ignore[assignment]
+    held = [
+        any(
+            name == box["label"] and x0 <= x <= x1 and y0 <= y <= y1
+            for name, x, y in centres
+            for x0, y0, x1, y1 in [box["xyxy"]]  # type: ignore[misc]
+        )
+        for box in boxes
+    ]
+    assert np.mean(held) >= 0.7
+    assert result.overlays["blood cells"].size == opened("bccd_boxes", row).size
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+@shipped
+@pytest.mark.data
+def test_tissue_is_refused() -> None:
+    with pytest.raises(BadInput, match="smear"):
+        blood.detect_blood_cells(opened("glas", rows("glas")[0]))
+
+
+def test_research_parts_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blood, "require_smear", lambda image: None)
+    with pytest.raises(NotAvailable, match="research"):
+        blood.detect_blood_cells(Image.new("RGB", (64, 64), "red"), context=Context(research=False))
