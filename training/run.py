@@ -25,7 +25,13 @@ from training.data.records import DataError
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "clip", "connector", "instruct", "mllm")
+STAGES = ("tower", "clip", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
+#: Which stage a tool is trained by: ``pathassist train tool:NAME``.
+TOOL_STAGES = {
+    "segment_nuclei": "regions", "segment_glands": "regions", "segment_tissue": "regions",
+    "detect_blood_cells": "regions", "ground_phrase": "grounding", "classify_tissue": "heads",
+    "classify_cervical_cell": "heads", "check_quality": "stain",
+}  # fmt: skip
 
 
 def read_recipe(path: Path, kind: type[Any]) -> Any:
@@ -55,10 +61,34 @@ def run(
     Raises:
         DataError: Unknown stage, bad recipe or data.
     """
-    if stage not in STAGES:
-        raise DataError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
+    if stage.startswith("tool:"):
+        stage = _tool_stage(stage.removeprefix("tool:"))
+    elif stage not in STAGES:
+        raise DataError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}, tool:NAME")
     folder = Path(out) if out else Path("runs") / stage
-    if stage == "tower":
+    if stage == "heads":
+        from training.tools.heads import HeadsRecipe, fit_all
+
+        fit_all(read_recipe(Path(recipe), HeadsRecipe), folder)
+    elif stage == "stain":
+        from training.tools.stain import StainRecipe, fit_stain
+
+        fit_stain(read_recipe(Path(recipe), StainRecipe), folder)
+    elif stage == "regions":
+        from training.regions import train as regions
+
+        regions.run(read_recipe(Path(recipe), regions.RegionsRecipe), folder, resume=resume)
+    elif stage == "grounding":
+        from assistant.grounding.detector import load_detector
+        from training.grounding import train as grounding
+
+        settings = read_recipe(Path(recipe), grounding.GroundingRecipe)
+        grounding.run(settings, folder, detector=load_detector(), resume=resume)
+    elif stage == "toolcalls":
+        from training import toolcalls
+
+        toolcalls.run(read_recipe(Path(recipe), toolcalls.ToolcallsRecipe), folder, resume=resume)
+    elif stage == "tower":
         _tower(Path(recipe), folder, resume)
     elif stage == "clip":
         from training.clip.train import ClipRecipe, train_clip
@@ -71,6 +101,12 @@ def run(
     else:
         _language_stage(stage, Path(recipe), folder, resume)
     return folder
+
+
+def _tool_stage(name: str) -> str:
+    if name not in TOOL_STAGES:
+        raise DataError(f"no training for the tool {name!r}; allowed: {', '.join(TOOL_STAGES)}")
+    return TOOL_STAGES[name]
 
 
 def _tower(recipe: Path, out: Path, resume: bool) -> None:

@@ -27,6 +27,7 @@ from tests.serving import wait_for
 
 COMMANDS = [
     "ask", "ui", "serve", "doctor", "train", "eval", "version", "report", "embed", "classify", "stain", "search",
+    "ground", "draft",
 ]  # fmt: skip
 
 
@@ -90,6 +91,14 @@ def test_ask_prints_the_answer_its_confidence_and_the_disclaimer(run: Callable[.
     result = run("ask", red, "-q", "which tissue?")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == ["#ff0000 which tissue?", "confidence 0.90", DISCLAIMER]
+
+
+def test_ask_about_a_region(run: Callable[..., Result], red: Path) -> None:
+    result = run("ask", red, "-q", "which?", "--region", "2,2,14,14")
+    assert result.stdout.splitlines()[0] == "#ff0000 which?"
+    wrong = run("ask", red, red, "-q", "which?", "--region", "2,2,14,14")
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    assert "--region needs one image, 2 were given" in wrong.stderr
 
 
 def test_ask_takes_several_images_and_options(run: Callable[..., Result], red: Path) -> None:
