@@ -14,6 +14,7 @@ from tests.ui.conftest import ShowAssistant, served
 from tests.ui.library import make_library
 from tests.ui.test_browser import browser, shot  # noqa: F401
 from tests.ui.test_browser import pytestmark as of_a_browser
+from tests.ui.test_tabs_browser import open_tab as choose_tab
 
 pytestmark = [
     *of_a_browser,
@@ -45,7 +46,7 @@ def open_tab(browser: Any, url: str, size: tuple[int, int]) -> Any:  # noqa: F81
     page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
     page.set_default_timeout(60_000)
     page.goto(url)
-    page.get_by_role("tab", name="Cases").click()
+    choose_tab(page, "Cases")
     return page
 
 
@@ -94,6 +95,6 @@ def test_without_a_library_the_command_is_shown(browser: Any, page_url: str, siz
     page = open_tab(browser, page_url, size)
     page.get_by_text("pathassist index build FOLDER --store faiss:cases").wait_for()
     shot(page, "cases-none")
-    page.get_by_role("tab", name="Chat").click()
+    choose_tab(page, "Chat")
     page.get_by_text("Ask about a pathology image").wait_for()
     shot(page, "chat-tab")

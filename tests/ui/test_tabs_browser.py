@@ -20,6 +20,7 @@ _AXE = """async () => {
 
 
 def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name="Chat", exact=True).wait_for()
     tab = page.get_by_role("tab", name=name, exact=True)
     if not tab.is_visible():  # on narrow screens the last ones are in a menu
         page.locator(".overflow-menu button").first.click()

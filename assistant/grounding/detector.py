@@ -1,0 +1,200 @@
+"""Everything in a field that a phrase may mean: boxes with class scores and what the network sees at each of them.
+
+One pass of the region network at full and one at half size gives nuclei, glands, tissue regions and blood cells; the
+features are the mean of the decoder's map over each box. This is done once per image, whatever is asked of it then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from assistant.regions.instances import GLANDS, NUCLEI, cells, instances, kinds_of, suppress
+from assistant.regions.model import Regions, load_regions, rescaled
+from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
+
+CLASSES: tuple[str, ...] = (
+    *BLOOD_CELLS, "gland", *(f"{kind} nucleus" for kind in NUCLEUS_KINDS), *TISSUES[:3],
+)  # fmt: skip
+_BLOOD, _GLAND, _NUCLEI, _TISSUE = 0, 3, 4, 8
+#: Longest side at which a field is looked at, so that the time has a cap.
+MAX_SIDE = 1280
+_LEAST_TISSUE = 0.02
+Boxes = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What may be meant in one image.
+
+    Attributes:
+        boxes: [N, 4] xyxy in pixels of the image as given.
+        scores: [N, K] for ``CLASSES``, 0…1; a box has scores in its own family of classes only.
+        features: [N, D]: decoder features, then mean colour in the box and around it, all without units.
+        context: [C] mean of the decoder's maps over the whole image.
+        size: Width and height of the image as given.
+    """
+
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    features: NDArray[np.float32]
+    context: NDArray[np.float32]
+    size: tuple[int, int]
+
+
+class Detector:
+    """Proposals from the region network.
+
+    Attributes:
+        feature_size: Length D of a box's features.
+        context_size: Length of the context.
+    """
+
+    feature_size = 2 * FEATURES + 6
+    context_size = 2 * FEATURES
+
+    def __init__(self, regions: Regions) -> None:
+        self.regions = regions
+
+    @torch.inference_mode()
+    def propose(self, image: Image.Image, limit: int = 128) -> Proposals:
+        """At most ``limit`` boxes, the surest of every family first.
+
+        Args:
+            image: RGB; larger than 1280 pixels a side it is looked at smaller.
+        """
+        pixels = np.asarray(image.convert("RGB"))
+        shrink = min(1.0, MAX_SIDE / max(image.size))
+        full = rescaled(pixels, shrink)
+        half = rescaled(full, 0.5)
+        maps_full, features_full = self._pass(full, ("nuclei", "tissue"))
+        maps_half, features_half = self._pass(half, ("blood", "glands"))
+        found = [
+            self._blood(maps_half["blood"], 2.0),
+            self._shapes(maps_half["glands"], 2.0, _GLAND, GLANDS),
+            self._shapes(maps_full["nuclei"], 1.0, _NUCLEI, NUCLEI),
+            self._tissue(maps_full["tissue"], 1.0),
+        ]
+        quotas = (limit // 2, limit // 8, limit, limit // 8)
+        best = [(b[:q], s[:q]) for (b, s), q in zip(found, quotas, strict=True)]
+        boxes = np.concatenate([b for b, _ in best])
+        scores = np.concatenate([s for _, s in best])
+        height, width = full.shape[:2]
+        boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
+        wide = (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 2)
+        order = np.argsort(-scores.max(axis=1, initial=0.0) * wide, kind="stable")[: min(limit, int(wide.sum()))]
+        boxes, scores = boxes[order], scores[order]
+        features = np.concatenate(
+            [pooled(features_full, boxes, 4), pooled(features_half, boxes, 8), colours(full, boxes)], axis=1
+        )
+        context = np.concatenate([features_full.mean(axis=(1, 2)), features_half.mean(axis=(1, 2))])
+        boxes = (boxes / shrink).astype(np.float32)
+        return Proposals(boxes, scores, features.astype(np.float32), context.astype(np.float32), image.size)
+
+    def _pass(
+        self, pixels: NDArray[np.uint8], heads: tuple[str, ...]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Maps of the heads as at ``pixels``, and the decoder's map [F, H/4, W/4]."""
+        height, width = pixels.shape[:2]
+        room = ((0, -height % 32), (0, -width % 32), (0, 0))
+        padded = np.pad(pixels, room, mode="symmetric" if min(height, width) >= 32 else "edge")
+        tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        trunk = self.regions.trunk
+        half, quarter = trunk.features(tensor.to(memory_format=torch.channels_last))
+        out = {}
+        for head in heads:
+            if head in trunk.heads:
+                s = STRIDES[head]
+                out[head] = trunk.head(head, half, quarter)[0, :, : -(-height // s), : -(-width // s)].numpy()
+        return out, quarter[0, :, : -(-height // 4), : -(-width // 4)].numpy()
+
+    def _blood(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:
+        boxes, scores = cells(maps, least=0.1)
+        kept = suppress(boxes, scores)
+        return boxes[kept] * STRIDES["blood"] * factor, spread(scores[kept], _BLOOD)
+
+    def _shapes(
+        self, maps: NDArray[np.float32], factor: float, first: int, settings: object
+    ) -> tuple[Boxes, NDArray[np.float32]]:
+        foreground, distance = (1 / (1 + np.exp(-m)) for m in maps[:2])
+        ids = instances(foreground, distance, settings)  # type: ignore[arg-type]
+        sure = kinds_of(ids, foreground[None])
+        if len(maps) > 2:
+            shares = np.exp(maps[2:] - maps[2:].max(axis=0))
+            sure = sure * kinds_of(ids, shares / shares.sum(axis=0))
+        order = np.argsort(-sure.sum(axis=1), kind="stable")
+        boxes = boxes_of(ids) * (STRIDES["nuclei"] * factor)
+        return boxes[order], spread(sure[order], first)
+
+    def _tissue(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:
+        """Connected regions of one tissue that hold at least a fiftieth of the field, largest first."""
+        from skimage.measure import label, regionprops
+
+        shares = np.exp(maps - maps.max(axis=0))
+        shares = shares / shares.sum(axis=0)
+        kinds = shares.argmax(axis=0)
+        rows = []
+        for kind in range(3):
+            parts = label(kinds == kind, connectivity=1)  # type: ignore[no-untyped-call]
+            for part in regionprops(parts):  # type: ignore[no-untyped-call]
+                if part.area >= _LEAST_TISSUE * kinds.size:
+                    y0, x0, y1, x1 = part.bbox
+                    chance = shares[:3, parts == part.label].mean(axis=1)
+                    rows.append((part.area, (x0, y0, x1, y1), chance))
+        rows.sort(key=lambda row: -row[0])
+        boxes = np.array([r[1] for r in rows], np.float32).reshape(-1, 4) * (STRIDES["tissue"] * factor)
+        return boxes, spread(np.array([r[2] for r in rows], np.float32).reshape(-1, 3), _TISSUE)
+
+
+def spread(scores: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+    """Scores of one family [N, k] in their places among all classes [N, K]."""
+    out = np.zeros((len(scores), len(CLASSES)), np.float32)
+    out[:, first : first + scores.shape[1]] = scores
+    return out
+
+
+def boxes_of(ids: NDArray[np.int32]) -> Boxes:
+    """Boxes [N, 4] xyxy of instances 1…N."""
+    from scipy.ndimage import find_objects
+
+    places = [p for p in find_objects(ids) if p is not None]
+    rows = [(p[1].start, p[0].start, p[1].stop, p[0].stop) for p in places]
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+def pooled(features: NDArray[np.float32], boxes: Boxes, stride: float = 1) -> NDArray[np.float32]:
+    """Mean of a map [F, h, w], ``stride`` pixels a cell, over boxes [N, 4]: [N, F]; a box has at least one cell."""
+    boxes = (boxes / stride).astype(np.float32)
+    count, height, width = features.shape
+    table = np.zeros((count, height + 1, width + 1), np.float64)
+    table[:, 1:, 1:] = features.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
+    x0 = np.clip(np.floor(boxes[:, 0]).astype(int), 0, width - 1)
+    y0 = np.clip(np.floor(boxes[:, 1]).astype(int), 0, height - 1)
+    x1 = np.clip(np.ceil(boxes[:, 2]).astype(int), x0 + 1, width)
+    y1 = np.clip(np.ceil(boxes[:, 3]).astype(int), y0 + 1, height)
+    sums = table[:, y1, x1] - table[:, y0, x1] - table[:, y1, x0] + table[:, y0, x0]
+    means: NDArray[np.float32] = (sums / ((y1 - y0) * (x1 - x0))).T.astype(np.float32)
+    return means
+
+
+def colours(pixels: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
+    """Mean RGB in each box and in the box twice as large around it, in -1…1: [N, 6]."""
+    maps = pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    size = boxes[:, 2:] - boxes[:, :2]
+    wide = np.concatenate([boxes[:, :2] - size / 2, boxes[:, 2:] + size / 2], axis=1)
+    return np.concatenate([pooled(maps, boxes), pooled(maps, wide)], axis=1)
+
+
+@lru_cache(maxsize=2)
+def load_detector(*, research: bool = True) -> Detector:
+    """The shipped detector.
+
+    Raises:
+        NotAvailable: Its weights are missing.
+    """
+    return Detector(load_regions(research=research))

@@ -1,0 +1,38 @@
+"""What the detector makes of maps: means over boxes, boxes of instances, colours, places of classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from assistant.grounding.detector import CLASSES, boxes_of, colours, pooled, spread
+
+
+def test_pooled_is_the_mean_over_each_box() -> None:
+    features = np.arange(2 * 6 * 8, dtype=np.float32).reshape(2, 6, 8)
+    boxes = np.array([[1, 2, 4, 5], [7.2, 5.1, 7.4, 5.3], [-3, -3, 90, 90]], np.float32)
+    means = pooled(features, boxes)
+    expected = [features[:, 2:5, 1:4].mean(axis=(1, 2)), features[:, 5, 7], features.mean(axis=(1, 2))]
+    np.testing.assert_allclose(means, expected, rtol=1e-5)
+
+
+def test_boxes_enclose_their_instances() -> None:
+    ids = np.zeros((10, 12), np.int32)
+    ids[2:5, 3:9] = 1
+    ids[7:10, 0:2] = 2
+    np.testing.assert_array_equal(boxes_of(ids), [[3, 2, 9, 5], [0, 7, 2, 10]])
+    assert boxes_of(np.zeros((4, 4), np.int32)).shape == (0, 4)
+
+
+def test_colours_tell_the_box_from_what_is_around_it() -> None:
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[10:20, 10:20] = (255, 0, 0)
+    (row,) = colours(pixels, np.array([[10, 10, 20, 20]], np.float32))
+    np.testing.assert_allclose(row[:3], [1, -1, -1], atol=1e-5)
+    np.testing.assert_allclose(row[3:], [-0.5, -1, -1], atol=1e-5)
+
+
+def test_scores_keep_to_the_places_of_their_family() -> None:
+    out = spread(np.array([[0.2, 0.8]], np.float32), 3)
+    assert out.shape == (1, len(CLASSES))
+    assert out[0, 3:5].tolist() == [np.float32(0.2), np.float32(0.8)]
+    assert out.sum() == np.float32(1.0)
