@@ -219,6 +219,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stains = rgb2hed(np.asarray(field))
     pink = hed2rgb(np.stack([stains[..., 0], 2 * stains[..., 2], np.zeros_like(stains[..., 0])], axis=-1))
     Image.fromarray((pink * 255).round().astype(np.uint8)).save(folder / "reference.png")
+    field.resize((4000, 3000)).save(folder / "slide.tif")
     (folder / "guideline.txt").write_text("Ki-67 is counted in hot spots.")
     return folder
 

@@ -90,10 +90,10 @@ class SlideOverview:
         )
 
 
-def image_warnings(image: Image.Image) -> list[str]:
+def image_warnings(image: Image.Image) -> tuple[str, ...]:
     """Sentences for a reader about what makes the image doubtful, as in ``quality``, and about slides."""
     note = image.info.get(_NOTE)
-    return [*([str(note)] if isinstance(note, SlideOverview) else []), *quality.image_warnings(image)]
+    return (*([str(note)] if isinstance(note, SlideOverview) else []), *quality.image_warnings(image))
 
 
 def load_image(source: ImageSource, *, limits: Limits = DEFAULT_LIMITS, overview: bool = True) -> Image.Image:

@@ -122,7 +122,6 @@ def detect_blood_cells(image: Image.Image, mpp: SmearMpp | None = None, context:
         image: Field of a Giemsa- or Wright-stained smear.
         mpp: Micrometres per pixel where known; without it 0.075 (100x oil) is assumed.
     """
-    fields.require_field(image)
     doubt: BadInput | None = None
     try:
         require_smear(image)
