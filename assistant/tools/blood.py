@@ -161,7 +161,7 @@ def detect_blood_cells(image: Image.Image, mpp: SmearMpp | None = None, context:
     features = [
         _feature(boxes[i], BLOOD_CELLS[kinds[i]], float(scores[i].max()), types.get(i)) for i in range(len(boxes))
     ]
-    text = ", ".join(f"{number} {_PLURALS[name]}" for name, number in counts.items())
+    text = ", ".join(f"{number} {_PLURALS[name][: -1 if number == 1 else None]}" for name, number in counts.items())
     if types:
         text += " (" + ", ".join(f"{number} {name}" for name, number in numbers["white_cell_types"].items()) + ")"
     return ToolResult(
