@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from assistant.regions.network import HEADS, Trunk, start_encoder
 from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
 from training.regions.data import NONE, OPEN, SOURCES, Batch, Sampler, load_fields
+from training.stages import precision
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RegionsRecipe:
 
     Attributes:
         shares: Crops of each source in a batch, as (source, count).
-        start: Weights the encoder starts from, or "" for a random start (tests).
+        start: A tower for the encoder, a whole network to go on from, or "" for a random start (tests).
         open_only: Leave out the sources without an open licence.
     """
 
@@ -46,6 +47,7 @@ class RegionsRecipe:
     log_every: int = 25
     checkpoint_every: int = 100
     open_only: bool = False
+    mixed_precision: str = "auto"
 
 
 def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float]:
@@ -58,7 +60,11 @@ def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float
     if recipe.start:
         from safetensors.torch import load_file
 
-        start_encoder(trunk, load_file(recipe.start))
+        state = load_file(recipe.start)
+        if any(k.startswith("heads.") for k in state):
+            trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+        else:
+            start_encoder(trunk, state)
     return train(trunk, Sampler(fields, shares, recipe.seed), recipe, out, resume=resume)
 
 
@@ -77,12 +83,14 @@ def train(trunk: Trunk, sampler: Sampler, recipe: RegionsRecipe, out: Path, *, r
     average = {n: p.detach().clone() for n, p in trained.items()}
     kept = trained | {f"average {n}": t for n, t in average.items()}
     first = load_checkpoint(out / "checkpoint.pt", kept, optimizer, scheduler) if resume else 0
+    bf16 = precision(recipe.mixed_precision) == "bf16"
     losses: list[float] = []
     parts: list[dict[str, float]] = []
     began = time.time()
     for step in range(first, recipe.steps):
         batch = sampler.draw(step)
-        found = loss_parts(trunk, batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            found = loss_parts(trunk, batch)
         loss = torch.stack(list(found.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
