@@ -287,7 +287,7 @@ def refpath_texts() -> dict[str, Any]:
     known = [bool(expand(text)) for _, _, text in rows]
     return {
         "n": len(rows),
-        "tokens": float(np.mean([len(tokens(t, "")[0]) for _, _, t in rows])),
+        "tokens": float(np.mean([len(tokens([t], [""])[0][0]) for _, _, t in rows])),
         "known": float(np.mean(known)),
     }
 

@@ -106,17 +106,16 @@ class Grounder:
         if not count:
             return Reading(np.zeros((0, 4)), np.zeros(0), False)
         scale = np.array([*found.size, *found.size], np.float32)
-        rows = tokens(phrase, expand(phrase) if knowledge is None else knowledge)
-        text, parts, blind = padded([rows])
+        text, parts, blind = padded(tokens([phrase], [expand(phrase) if knowledge is None else knowledge]))
         boxes = torch.from_numpy(found.boxes / scale)[None]
         features = torch.from_numpy(np.concatenate([found.features, found.scores], axis=1))[None]
-        match, delta, answer = self.matcher(
+        said = self.matcher(
             boxes, features, torch.from_numpy(geometry_of(found))[None], torch.from_numpy(found.context)[None],
             torch.ones(1, count, dtype=torch.bool), text, parts, blind,
         )  # fmt: skip
-        made = refined(boxes, delta)[0].numpy().clip(0, 1).astype(np.float64) * scale.astype(np.float64)
-        something = float(answer[0, 0])
-        return Reading(made, np.minimum(match[0].numpy().astype(np.float64), something), bool(answer[0, 1] > 0))
+        made = refined(boxes, said.delta)[0].numpy().clip(0, 1).astype(np.float64) * scale.astype(np.float64)
+        something, grouped = (float(v) for v in said.answer[0])
+        return Reading(made, np.minimum(said.match[0].numpy().astype(np.float64), something), grouped > 0)
 
     def chosen(self, read: Reading, phrase: str, size: tuple[int, int], limit: float) -> list[Box]:
         """The boxes of a reading that reach ``limit``."""

@@ -1,9 +1,9 @@
 """Which of the proposals a phrase means: a small transformer over boxes that reads the phrase and what is known of it.
 
-Boxes look at each other with a bias from their relative geometry, so that "largest", "leftmost" and "nearest to" can be
-told, and at the tokens of the phrase and of its knowledge (MiniLM, frozen), which is PKNet's knowledge fusion by
-attention (PathVG, Zhong et al. 2025). Each box gets a logit, and one token answers whether anything is meant at all and
-whether one box around all of them is.
+Boxes look at each other with a bias from their relative geometry, and at the tokens of the phrase and of its knowledge
+(MiniLM, frozen), which is PKNet's knowledge fusion by attention (PathVG, Zhong et al. 2025). They say of each box
+whether it is one of the things named; the phrase is read as an operation and a place, and ``program.py`` carries those
+out. A residual per box, and one for "nothing is meant", has the last word.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 
 from assistant.errors import NotAvailable
 from assistant.grounding.detector import CLASSES, Detector, Proposals
+from assistant.grounding.program import GROUPS, OPS, PLACES, execute
 
 #: Where the families of ``CLASSES`` begin: blood cells, glands, nuclei, tissue.
 _FAMILIES = (3, 4, 8)
@@ -47,6 +48,49 @@ class MatcherConfig:
     scale: float = 1.0
     shift: float = 0.0
     research: bool = True
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the matcher makes of phrases about boxes.
+
+    Attributes:
+        match: [B, N] logits to be meant.
+        delta: [B, N, 4] corrections of the boxes.
+        answer: [B, 2] logits: something is meant; one box around all is.
+        subject, anchor: [B, N] logits to be one of the things named, and what a relation is to.
+        op, place: [B, len(OPS)] and [B, len(PLACES)] logits.
+    """
+
+    match: torch.Tensor
+    delta: torch.Tensor
+    answer: torch.Tensor
+    subject: torch.Tensor
+    anchor: torch.Tensor
+    op: torch.Tensor
+    place: torch.Tensor
+
+
+class Parser(nn.Module):
+    """Operation and place from the tokens of a phrase: a few learned queries pool them, then two layers."""
+
+    def __init__(self, width: int, queries: int = 6) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
+        self.drop = nn.Dropout(0.2)
+        self.out = nn.Sequential(
+            nn.Linear((queries + 1) * width, 192), nn.GELU(), nn.Dropout(0.2), nn.Linear(192, len(OPS) + len(PLACES))
+        )
+
+    def forward(self, text: torch.Tensor, said: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of ``OPS`` and ``PLACES`` from tokens [B, T, D]; ``said`` [B, T] is True on those of the phrase."""
+        if self.training:  # words are left out now and then
+            said = said & ((torch.rand(said.shape, device=said.device) > 0.08) | (said.sum(1, keepdim=True) < 5))
+        weight = (torch.einsum("btd,qd->bqt", text, self.queries)).masked_fill(~said[:, None], -1e4).softmax(dim=-1)
+        mean = said.float() / said.sum(1, keepdim=True).clamp(min=1)
+        pooled = torch.einsum("bqt,btd->bqd", torch.cat([weight, mean[:, None]], dim=1), text)
+        found = self.out(self.drop(pooled.flatten(1)))
+        return found[:, : len(OPS)], found[:, len(OPS) :]
 
 
 class Layer(nn.Module):
@@ -88,22 +132,19 @@ class Matcher(nn.Module):
         self.whole = nn.Linear(Detector.context_size, c.width)
         self.word = nn.Linear(c.text_width, c.width)
         self.part = nn.Embedding(2, c.width)  # phrase, knowledge
-        self.pair = nn.ModuleList(
-            nn.Sequential(nn.Linear(_PAIR, 32), nn.GELU(), nn.Linear(32, c.heads)) for _ in range(c.layers)
-        )
+        self.pair = nn.Sequential(nn.Linear(_PAIR, 32), nn.GELU(), nn.Linear(32, c.heads * c.layers))
         self.layers = nn.ModuleList(Layer(c.width, c.heads) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.width)
+        self.parser = Parser(c.text_width)
+        self.role = nn.Linear(c.width, 2)  # one of the things named; what a relation is to
         self.match = nn.Linear(c.width, 1)
         self.refine = nn.Linear(c.width, 4)
-        self.answer = nn.Linear(c.width, 2)  # something is meant; one box around all
-        # What a superlative means is a linear matter: words choose ranks.
-        self.ranks = nn.ModuleList(nn.Linear(c.text_width, GEOMETRY) for _ in range(2))
-        for choice in self.ranks:
-            nn.init.zeros_(choice.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(choice.bias)  # type: ignore[arg-type]
-        nn.init.zeros_(self.refine.weight)
-        nn.init.zeros_(self.refine.bias)
-        nn.init.constant_(self.match.bias, -2.0)
+        self.answer = nn.Linear(c.width, 1)
+        self.trust = nn.Parameter(torch.ones(2))  # in what was carried out, for each box and for the answer
+        for layer in (self.refine, self.match, self.answer):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.role.bias, -1.0)
 
     def forward(
         self,
@@ -115,8 +156,8 @@ class Matcher(nn.Module):
         text: torch.Tensor,
         parts: torch.Tensor,
         blind: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits of a match [B, N], corrections of the boxes [B, N, 4] and the answer [B, 2].
+    ) -> Read:
+        """What phrases mean among boxes.
 
         Args:
             boxes: [B, N, 4] xyxy in 0…1 of the image.
@@ -130,17 +171,21 @@ class Matcher(nn.Module):
         x = self.box(torch.cat([standard, geometry], dim=-1))
         x = torch.cat([self.whole(context)[:, None], x], dim=1)
         words = self.word(text) + self.part(parts)
-        pairs, hidden = pairs_of(boxes), F.pad(~there, (1, 0))
-        for layer, to_bias in zip(self.layers, self.pair, strict=True):
-            bias = F.pad(to_bias(pairs).permute(0, 3, 1, 2), (1, 0, 1, 0))
-            x = layer(x, bias.masked_fill(hidden[:, None, None], -1e4), words, blind)
+        hidden = F.pad(~there, (1, 0))[:, None, None]
+        biases = F.pad(self.pair(pairs_of(boxes)).permute(0, 3, 1, 2), (1, 0, 1, 0))
+        for layer, bias in zip(self.layers, biases.chunk(len(self.layers), dim=1), strict=True):
+            x = layer(x, bias.masked_fill(hidden, -1e4), words, blind)
         x = self.norm(x)
-        logits = self.match(x[:, 1:])[..., 0]
-        for part, choice in enumerate(self.ranks):
-            said = ((parts == part) & ~blind)[..., None].float()
-            mean = (text * said).sum(1) / said.sum(1).clamp(min=1)
-            logits = logits + torch.einsum("bg,bng->bn", choice(mean) * (said.sum(1) > 0), geometry)
-        return logits, self.refine(x[:, 1:]), self.answer(x[:, 0])
+        subject, anchor = self.role(x[:, 1:]).unbind(-1)
+        op, place = self.parser(text, (parts == 0) & ~blind)
+        ops = op.softmax(dim=1)
+        meant = execute(
+            ops, place.softmax(dim=1), torch.sigmoid(subject) * there, torch.sigmoid(anchor) * there, geometry
+        )
+        match = self.match(x[:, 1:])[..., 0] + self.trust[0] * _logit(meant)
+        something = self.answer(x[:, 0])[:, 0] + self.trust[1] * _logit(meant.amax(dim=1))
+        answer = torch.stack([something, _logit(ops[:, list(GROUPS)].sum(dim=1))], dim=1)
+        return Read(match, self.refine(x[:, 1:]), answer, subject, anchor, op, place)
 
     def save(self, path: Path) -> None:
         """fp16 tensors with the configuration as metadata; whole or not at all."""
@@ -181,6 +226,10 @@ class Matcher(nn.Module):
             reason = str(error).strip().splitlines()[0]
             raise NotAvailable(f"{path.name} is not this matcher's: {reason}; restore it with git checkout") from error
         return made.eval()
+
+
+def _logit(chance: torch.Tensor) -> torch.Tensor:
+    return torch.logit(chance.clamp(2e-3, 1 - 2e-3))
 
 
 def pairs_of(boxes: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,23 +19,32 @@ def _minilm() -> tuple[Any, Any]:
     return minilm().eval(), minilm_tokenizer()
 
 
-@lru_cache(maxsize=4096)
-def token_vectors(text: str, limit: int) -> torch.Tensor:
-    """[T, 384] of one text, without gradients; [0, 384] for an empty one."""
-    if not text.strip():
-        return torch.zeros(0, 384)
-    model, tokenizer = _minilm()
-    encoded = tokenizer([text], return_tensors="pt", truncation=True, max_length=limit)
-    with torch.inference_mode():
-        vectors: torch.Tensor = model(**encoded).last_hidden_state[0]
-    return vectors.clone()
+_kept: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
+_REMEMBERED = 8192
 
 
-def tokens(phrase: str, knowledge: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors [T, 384] of phrase and knowledge, and which part each token is of [T]."""
-    first, second = token_vectors(phrase, PHRASE_TOKENS), token_vectors(knowledge, KNOWLEDGE_TOKENS)
-    parts = torch.cat([torch.zeros(len(first)), torch.ones(len(second))]).long()
-    return torch.cat([first, second]), parts
+def token_vectors(texts: Sequence[str], limit: int) -> list[torch.Tensor]:
+    """[T, 384] of each text, without gradients; [0, 384] for an empty one. The last few thousand are remembered."""
+    new = [t for t in dict.fromkeys(texts) if t.strip() and (t, limit) not in _kept]
+    if new:
+        model, tokenizer = _minilm()
+        encoded = tokenizer(new, return_tensors="pt", truncation=True, max_length=limit, padding=True)
+        with torch.inference_mode():
+            vectors = model(**encoded).last_hidden_state
+        for text, rows, there in zip(new, vectors, encoded["attention_mask"].bool(), strict=True):
+            _kept[text, limit] = rows[there].clone()
+    out = [_kept.get((t, limit), torch.zeros(0, 384)) for t in texts]
+    while len(_kept) > _REMEMBERED:
+        _kept.popitem(last=False)
+    return out
+
+
+def tokens(phrases: Sequence[str], knowledge: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Vectors [T, 384] of each phrase and its knowledge, and which part each token is of [T]."""
+    pairs = zip(token_vectors(phrases, PHRASE_TOKENS), token_vectors(knowledge, KNOWLEDGE_TOKENS), strict=True)
+    return [
+        (torch.cat(pair), torch.cat([torch.zeros(len(pair[0])), torch.ones(len(pair[1]))]).long()) for pair in pairs
+    ]
 
 
 def padded(rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

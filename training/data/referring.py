@@ -8,255 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data.objects import SAYS, Field, Object
+from training.data.referring_words import ELSEWHERE, FORMS, NAMES, NEVER, PLACES, RELATIONAL
 
 Box = tuple[float, float, float, float]
 
-#: class → (names in train, names in val), singular and plural.
-NAMES: dict[str, tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = {
-    "red blood cell": (
-        (("red blood cell", "red blood cells"), ("red cell", "red cells"), ("RBC", "RBCs"), ("red disc", "red discs")),
-        (("erythrocyte", "erythrocytes"), ("red corpuscle", "red corpuscles")),
-    ),
-    "white blood cell": (
-        (
-            ("white blood cell", "white blood cells"),
-            ("white cell", "white cells"),
-            ("WBC", "WBCs"),
-            ("nucleated blood cell", "nucleated blood cells"),
-        ),
-        (("leukocyte", "leukocytes"), ("leucocyte", "leucocytes")),
-    ),
-    "platelet": (
-        (("platelet", "platelets"), ("blood platelet", "blood platelets"), ("clotting fragment", "clotting fragments")),
-        (("thrombocyte", "thrombocytes"),),
-    ),
-    "gland": (
-        (
-            ("gland", "glands"),
-            ("glandular structure", "glandular structures"),
-            ("acinus", "acini"),
-            ("tubular gland", "tubular glands"),
-        ),
-        (("crypt", "crypts"), ("gland profile", "gland profiles")),
-    ),
-    "nucleus": (
-        (("nucleus", "nuclei"), ("cell nucleus", "cell nuclei"), ("nuclear body", "nuclear bodies")),
-        (("nuclear profile", "nuclear profiles"), ("cell's nucleus", "nuclei of cells")),
-    ),
-    "inflammatory nucleus": (
-        (
-            ("inflammatory nucleus", "inflammatory nuclei"),
-            ("immune cell nucleus", "immune cell nuclei"),
-            ("inflammatory cell", "inflammatory cells seen"),
-        ),
-        (("lymphocyte nucleus", "lymphocyte nuclei"), ("nucleus of an inflammatory cell", "inflammatory cells")),
-    ),
-    "epithelial nucleus": (
-        (("epithelial nucleus", "epithelial nuclei"), ("epithelial cell nucleus", "epithelial cell nuclei")),
-        (("nucleus of an epithelial cell", "nuclei of epithelial cells"),),
-    ),
-    "spindle nucleus": (
-        (("spindle nucleus", "spindle nuclei"), ("spindle-shaped nucleus", "spindle-shaped nuclei")),
-        (("fibroblast nucleus", "fibroblast nuclei"), ("elongated stromal nucleus", "elongated stromal nuclei")),
-    ),
-    "tumour": (
-        (
-            ("tumour region", "tumour regions"),
-            ("tumor area", "tumor areas"),
-            ("tumour", "tumours"),
-            ("malignant area", "malignant areas"),
-        ),
-        (("neoplastic region", "neoplastic regions"), ("carcinoma area", "carcinoma areas")),
-    ),
-    "stroma": (
-        (
-            ("stroma region", "stroma regions"),
-            ("stromal area", "stromal areas"),
-            ("stroma", "stroma areas"),
-            ("fibrous tissue", "fibrous tissue areas"),
-        ),
-        (("connective tissue region", "connective tissue regions"),),
-    ),
-    "normal": (
-        (("normal tissue region", "normal tissue regions"),),
-        (("benign tissue area", "benign tissue areas"),),
-    ),
-}
-#: Forms of each kind in train and val; {n} singular, {p} plural, {m} the other object, {w} a position.
-FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "one": (
-        (
-            "the {n}",
-            "{n}",
-            "the only {n}",
-            "find the {n}",
-            "a {n}",
-            "which one is the {n}?",
-            "locate the {n}",
-            "is there a {n}?",
-            "mark the {n}",
-        ),
-        ("where is the {n}?", "point to the {n}"),
-    ),
-    "all": (
-        ("all {p}", "{p}", "every {n}", "find all {p}", "mark the {p}", "locate every {n}", "all of the {p}"),
-        ("each of the {p}", "show me all the {p}"),
-    ),
-    "largest": (
-        ("the largest {n}", "the biggest {n}", "the {n} with the greatest area", "the {n} bigger than all others"),
-        ("the {n} of greatest size", "the {n} that is largest"),
-    ),
-    "smallest": (
-        ("the smallest {n}", "the tiniest {n}", "the {n} with the least area", "the {n} smaller than all others"),
-        ("the {n} of least size", "the {n} that is smallest"),
-    ),
-    "leftmost": (
-        (
-            "the leftmost {n}",
-            "the {n} furthest to the left",
-            "the {n} nearest to the left edge",
-            "left-most {n}",
-            "the {n} most to the left",
-        ),
-        ("the {n} at the far left",),
-    ),
-    "rightmost": (
-        (
-            "the rightmost {n}",
-            "the {n} furthest to the right",
-            "the {n} nearest to the right edge",
-            "right-most {n}",
-            "the {n} most to the right",
-        ),
-        ("the {n} at the far right",),
-    ),
-    "topmost": (
-        (
-            "the topmost {n}",
-            "the {n} nearest to the top",
-            "the uppermost {n}",
-            "the {n} at the very top",
-            "the highest {n}",
-            "the {n} nearest to the upper edge",
-        ),
-        ("the {n} highest up in the image",),
-    ),
-    "bottommost": (
-        (
-            "the lowest {n}",
-            "the {n} nearest to the bottom",
-            "the lowermost {n}",
-            "the {n} at the very bottom",
-            "the bottommost {n}",
-            "the {n} nearest to the lower edge",
-        ),
-        ("the {n} furthest down in the image",),
-    ),
-    "central": (
-        (
-            "the {n} nearest to the centre",
-            "the most central {n}",
-            "the {n} in the very middle",
-            "the {n} closest to the centre of the image",
-        ),
-        ("the {n} closest to the middle",),
-    ),
-    "position": (
-        (
-            "the {n} in the {w}",
-            "{n} at the {w}",
-            "the {n} on the {w}",
-            "the {n} within the {w}",
-            "the only {n} of the {w}",
-        ),
-        ("a {n} located in the {w}",),
-    ),
-    "positions": (
-        ("all {p} in the {w}", "{p} at the {w}", "the {p} of the {w}", "every {n} within the {w}"),
-        ("the {p} located in the {w}",),
-    ),
-    "nearest": (
-        (
-            "the {n} nearest to the {m}",
-            "the {n} next to the {m}",
-            "{n} closest to the {m}",
-            "the {n} beside the {m}",
-            "the {n} with the least distance to the {m}",
-        ),
-        ("the {n} that lies closest to the {m}", "the {n} adjacent to the {m}"),
-    ),
-    "farthest": (
-        (
-            "the {n} farthest from the {m}",
-            "the {n} most remote from the {m}",
-            "the {n} with the greatest distance to the {m}",
-        ),
-        ("the {n} that lies most distant from the {m}",),
-    ),
-    "number": (("the {k} largest {p}", "the {k} biggest {p}"), ("the {k} {p} of greatest size",)),
-    "darkest": (
-        (
-            "the darkest {n}",
-            "the most darkly stained {n}",
-            "the {n} with the strongest stain",
-            "the {n} darker than all others",
-        ),
-        ("the {n} with the deepest colour",),
-    ),
-    "palest": (
-        (
-            "the palest {n}",
-            "the most lightly stained {n}",
-            "the {n} with the weakest stain",
-            "the {n} paler than all others",
-        ),
-        ("the {n} with the faintest colour",),
-    ),
-    "elongated": (
-        (
-            "the most elongated {n}",
-            "the longest and thinnest {n}",
-            "the {n} least round",
-            "the narrowest and longest {n}",
-        ),
-        ("the {n} that is most stretched",),
-    ),
-    "group": (
-        ("the group of {p}", "one box around all {p}", "the area that holds the {p}", "all {p} together in one box"),
-        ("the cluster formed by the {p}",),
-    ),
-    "group position": (("the group of {p} in the {w}",), ("the cluster of {p} located in the {w}",)),
-}
-RELATIONAL = ("nearest", "farthest", "central")
-#: position → (words in train, words in val).
-PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "upper left": (("upper left", "top left corner"), ("upper-left part of the field",)),
-    "upper right": (("upper right", "top right corner"), ("upper-right part of the field",)),
-    "lower left": (("lower left", "bottom left corner"), ("lower-left part of the field",)),
-    "lower right": (("lower right", "bottom right corner"), ("lower-right part of the field",)),
-    "left": (("left half", "left side"), ("left-hand part of the field",)),
-    "right": (("right half", "right side"), ("right-hand part of the field",)),
-    "top": (("upper half", "top half"), ("upper part of the field",)),
-    "bottom": (("lower half", "bottom half"), ("lower part of the field",)),
-}
-#: Classes that a set's fields surely do not hold.
-NEVER = {
-    "bccd_boxes": ("gland", "tumour", "stroma"), "wbc_seg": ("gland", "tumour", "stroma"),
-    "glas": ("platelet",), "consep_patches": ("platelet",), "luad_tissue_seg": ("platelet",),
-    "monuseg": ("platelet",), "dsb2018_stained": ("platelet",),
-}  # fmt: skip
-#: Things that none of the sets' fields hold, in train and in val.
-ELSEWHERE = (
-    ("glomerulus", "hyaline cartilage", "bone trabecula", "peripheral nerve", "thyroid follicle", "hepatocyte", "cat",
-     "car", "house", "person walking", "alveolus of a plant", "la cellule rouge du chat"),
-    ("renal tubule of the medulla", "skeletal muscle fibre", "dog", "bicycle", "tooth enamel", "der Hund"),
-)  # fmt: skip
+__all__ = ["ELSEWHERE", "FORMS", "NAMES", "PLACES", "RELATIONAL", "Builder", "Phrase", "distance", "inside", "phrases"]
 _BORDER = 0.06
 
 
@@ -269,6 +31,10 @@ class Phrase:
         boxes: True boxes, pixels of the field; empty for ``"empty"``.
         members: Boxes of the objects themselves where ``boxes`` is the one around a group.
         nouns: Names of classes in ``text``.
+        op: What it asks of the objects of its class, one of ``program.OPS``.
+        place: A key of ``PLACES`` or "".
+        subjects: Boxes of all objects of the class that is meant.
+        anchor: Box of the object that a relation is to.
     """
 
     text: str
@@ -276,6 +42,10 @@ class Phrase:
     boxes: tuple[Box, ...]
     members: tuple[Box, ...] = ()
     nouns: tuple[str, ...] = ()
+    op: str = ""
+    place: str = ""
+    subjects: tuple[Box, ...] = ()
+    anchor: Box | None = None
 
     @property
     def grouped(self) -> bool:
@@ -315,6 +85,8 @@ class Builder:
         objects = [field.objects[i] for i in own]
         words = {"n": self._name(label, rng)[0], "p": self._name(label, rng)[1], "w": "", "m": "", "k": ""}
         chosen: list[Object] | None = None
+        op, place, anchor = kind, "", None
+        subjects = tuple(o.box for o in objects)
         if kind in ("one", "all", "group"):
             chosen = objects
         elif kind in ("position", "positions", "group position"):
@@ -328,7 +100,8 @@ class Builder:
             if found is None:
                 return None
             other, words["m"] = found
-            objects = [o for o in objects if o is not other]
+            objects, anchor = [o for o in objects if o is not other], other.box
+            op = f"{kind} to the largest" if other.label == label else kind
             gaps = np.array([distance(o.box, other.box) for o in objects])
             chosen = winner(objects, gaps if kind == "nearest" else -gaps, 0.03 * max(field.size))
         elif kind == "number":
@@ -337,6 +110,7 @@ class Builder:
             if len(order) > count and area[order[count - 1]] - area[order[count]] > 0.12:
                 chosen = [objects[int(i)] for i in order[:count]]
             words["k"] = {2: "two", 3: "three"}[count]
+            op = f"{words['k']} largest"
         else:
             scores, margin = self._scores(kind, objects, field, [darkness[i] for i in own] if darkness else [])
             chosen = winner(objects, scores, margin) if len(scores) else None
@@ -345,13 +119,14 @@ class Builder:
         text = rng.choice(FORMS[kind][self.side]).format(**words)
         members = tuple(o.box for o in chosen)
         nouns = tuple(words[k] for k in ("n", "p", "m") if words[k] and words[k] in text)
+        said = Phrase(text, kind, members, members, nouns, op, place, subjects, anchor)
         if not kind.startswith("group"):
-            return Phrase(text, kind, members, members, nouns)
+            return said
         if len(members) < 2:
             return None
         table = np.array(members)
         x0, y0, x1, y1 = (float(v) for v in (*table[:, :2].min(axis=0), *table[:, 2:].max(axis=0)))
-        return Phrase(text, kind, ((x0, y0, x1, y1),), members, nouns)
+        return replace(said, boxes=((x0, y0, x1, y1),))
 
     def _other(self, field: Field, label: str, objects: list[Object], rng: random.Random) -> tuple[Object, str] | None:
         """What a relation is to: the only object of another class, or the largest of the same."""
@@ -390,8 +165,9 @@ class Builder:
         absent = [c for c in says if c not in there] + list(NEVER.get(field.dataset, ()))
         if rng.random() < 0.15:
             names = (rng.choice(ELSEWHERE[self.side]),) * 2
-            form = rng.choice(FORMS[rng.choice(("one", "one", "largest", "leftmost"))][self.side])
-            return Phrase(form.format(n=names[0], p=names[1]), "empty", ())
+            op = rng.choice(("one", "one", "largest", "leftmost"))
+            form = rng.choice(FORMS[op][self.side])
+            return Phrase(form.format(n=names[0], p=names[1]), "empty", (), op=op)
         if there and rng.random() < 0.5:
             label, place = rng.choice(there), rng.choice(list(PLACES))
             if inside([o for o in field.objects if o.label == label], place, field.size) != []:
@@ -399,13 +175,14 @@ class Builder:
             names, word = self._name(label, rng), rng.choice(PLACES[place][self.side])
             kind = rng.choice(("position", "positions"))
             text = rng.choice(FORMS[kind][self.side]).format(n=names[0], p=names[1], w=word)
-            return Phrase(text, "empty", (), nouns=names)
+            subjects = tuple(o.box for o in field.objects if o.label == label)
+            return Phrase(text, "empty", (), nouns=names, op=kind, place=place, subjects=subjects)
         if not absent:
             return None
         names = self._name(rng.choice(absent), rng)
         kind = rng.choice(("one", "all", "largest", "leftmost"))
         text = rng.choice(FORMS[kind][self.side]).format(n=names[0], p=names[1])
-        return Phrase(text, "empty", (), nouns=names)
+        return Phrase(text, "empty", (), nouns=names, op=kind)
 
     def _name(self, label: str, rng: random.Random) -> tuple[str, str]:
         return rng.choice(NAMES[label][self.side])

@@ -18,17 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from assistant.grounding.detector import CLASSES, Detector, Proposals
 from assistant.grounding.ground import refined
 from assistant.grounding.knowledge import expand
 from assistant.grounding.matcher import GEOMETRY, Matcher, MatcherConfig, geometry_of
+from assistant.grounding.program import OPS, PLACES
 from assistant.grounding.text import padded, tokens
 from training.data.objects import OPEN, SETS, Field, load_regions
 from training.data.proposals import iou, keep_proposals
 from training.data.referring import Phrase, phrases
 from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
 
+NONE = -100
 #: Words that mean nothing.
 WORDS = tuple(
     a + b + c
@@ -68,13 +71,24 @@ class GroundingRecipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of the matcher in order, and the targets: positives [B, N], boxes [B, N, 4], answer [B, 2], single [B]."""
+    """Inputs of the matcher in order, and the targets.
+
+    Attributes:
+        positive: [B, N] boxes that are meant; wanted: [B, N, 4] where those should lie; single: [B] one is meant.
+        answer: [B, 2] something is meant; one box around all is.
+        subject: [B, N] boxes of the class that is named; anchor: [B, N] of what a relation is to.
+        op, place: [B] of ``OPS`` and ``PLACES``, ``NONE`` where that is not stated.
+    """
 
     inputs: tuple[torch.Tensor, ...]
     positive: torch.Tensor
     wanted: torch.Tensor
     answer: torch.Tensor
     single: torch.Tensor
+    subject: torch.Tensor
+    anchor: torch.Tensor
+    op: torch.Tensor
+    place: torch.Tensor
 
 
 def collate(found: list[Proposals], said: list[Phrase], known: list[str]) -> Batch:
@@ -84,6 +98,9 @@ def collate(found: list[Proposals], said: list[Phrase], known: list[str]) -> Bat
     features = torch.zeros(b, n, Detector.feature_size + len(CLASSES))
     geometry, there, positive = torch.zeros(b, n, GEOMETRY), torch.zeros(b, n).bool(), torch.zeros(b, n)
     answer, single = torch.zeros(b, 2), torch.zeros(b).bool()
+    subject, anchor = torch.zeros(b, n), torch.zeros(b, n)
+    op = torch.tensor([OPS.index(s.op) if s.op else NONE for s in said])
+    place = torch.tensor([PLACES.index(s.place) if s.place else NONE for s in said])
     for i, (p, phrase) in enumerate(zip(found, said, strict=True)):
         count, scale = len(p.boxes), np.array([*p.size, *p.size], np.float32)
         there[i, :count] = True
@@ -91,26 +108,39 @@ def collate(found: list[Proposals], said: list[Phrase], known: list[str]) -> Bat
         features[i, :count] = torch.from_numpy(np.concatenate([p.features, p.scores], axis=1))
         geometry[i, :count] = torch.from_numpy(geometry_of(p))
         answer[i] = torch.tensor([float(bool(phrase.boxes)), float(phrase.grouped)])
+        if phrase.subjects and count:
+            subject[i, :count] = torch.from_numpy(_fitting(p.boxes, np.array(phrase.subjects, np.float32))[0])
+        if phrase.anchor and count:
+            anchor[i, :count] = torch.from_numpy(_fitting(p.boxes, np.array([phrase.anchor], np.float32))[0])
         if phrase.members and count:
-            true = np.array(phrase.members, np.float32)
-            shares = iou(p.boxes, true)
-            # The best box of each object, and any other that fits it as well as detections are asked to.
-            right = shares.max(axis=1) >= 0.6
-            best = shares.argmax(axis=0)
-            right[best[shares.max(axis=0) >= 0.4]] = True
-            positive[i, :count] = torch.from_numpy(right.astype(np.float32))
-            wanted[i, :count] = torch.from_numpy((true[shares.argmax(axis=1)] / scale).astype(np.float32))
+            right, true = _fitting(p.boxes, np.array(phrase.members, np.float32))
+            positive[i, :count] = torch.from_numpy(right)
+            wanted[i, :count] = torch.from_numpy((true / scale).astype(np.float32))
             single[i] = len(phrase.members) == 1 and bool(right.any())
     context = torch.from_numpy(np.stack([p.context for p in found]))
-    text, parts, blind = padded([tokens(s.text, k) for s, k in zip(said, known, strict=True)])
-    return Batch((boxes, features, geometry, context, there, text, parts, blind), positive, wanted, answer, single)
+    text, parts, blind = padded(tokens([s.text for s in said], known))
+    inputs = (boxes, features, geometry, context, there, text, parts, blind)
+    return Batch(inputs, positive, wanted, answer, single, subject, anchor, op, place)
+
+
+def _fitting(boxes: NDArray[np.float32], true: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Which boxes [N, 4] fit one of the true ones, as 0 or 1, and the true one nearest to each, [N, 4].
+
+    The best box of each object does, and any other that fits it as well as detections are asked to.
+    """
+    shares = iou(boxes, true)
+    right = shares.max(axis=1) >= 0.6
+    right[shares.argmax(axis=0)[shares.max(axis=0) >= 0.4]] = True
+    return right.astype(np.float32), true[shares.argmax(axis=1)]
 
 
 def loss_of(matcher: Matcher, batch: Batch) -> torch.Tensor:
-    """Match of every box, which box of a single one, the answer, and the corrected boxes (L1 and GIoU)."""
+    """Match of every box, which box of a single one, the answer, the corrected boxes (L1 and GIoU), and the parts of
+    the program: class, anchor, operation, place."""
     from torchvision.ops import generalized_box_iou_loss
 
-    match, delta, answer = matcher(*batch.inputs)
+    read = matcher(*batch.inputs)
+    match, delta, answer = read.match, read.delta, read.answer
     there = batch.inputs[4]
     meant = batch.answer[:, 0] > 0
     each = F.binary_cross_entropy_with_logits(match, batch.positive, reduction="none")
@@ -127,6 +157,15 @@ def loss_of(matcher: Matcher, batch: Batch) -> torch.Tensor:
     if at.any():
         made, true = refined(batch.inputs[0], delta)[at], batch.wanted[at]
         loss = loss + 5 * F.l1_loss(made, true) + generalized_box_iou_loss(made, true, reduction="mean")
+    loss = loss + F.cross_entropy(read.op, batch.op, ignore_index=NONE)
+    if (batch.place != NONE).any():
+        loss = loss + 0.5 * F.cross_entropy(read.place, batch.place, ignore_index=NONE)
+    named = F.binary_cross_entropy_with_logits(read.subject, batch.subject, reduction="none")
+    loss = loss + 3 * (named * there).sum() / there.sum().clamp(min=1)
+    related = batch.anchor.sum(dim=1) > 0
+    if related.any():
+        chances = read.anchor.masked_fill(~there, -1e4)[related].log_softmax(dim=1)
+        loss = loss - 0.5 * torch.logsumexp(chances + (batch.anchor[related] + 1e-12).log(), dim=1).mean()
     return loss
 
 
@@ -172,6 +211,7 @@ def train(
         rows = rng.choices(range(len(said)), weights, k=recipe.batch_size)
         shown = [_shown(said, row, recipe, rng) for row in rows]
         batch = collate([found[said[r][0]] for r in rows], [p for p, _ in shown], [k for _, k in shown])
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # of dropout: a run that goes on draws the same
         loss = loss_of(matcher.train(), batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -171,12 +171,15 @@ def test_matcher_is_read_back_and_wrong_files_are_named(tmp_path: Path) -> None:
 
 
 def test_text_is_padded() -> None:
-    rows = [tokens("the gland", ""), tokens("the largest gland in the upper left", expand("gland"))]
+    rows = tokens(["the gland", "the largest gland in the upper left"], ["", expand("gland")])
     text, parts, blind = padded(rows)
     assert text.shape == (2, len(rows[1][0]), 384)
     assert blind[0].sum() == len(rows[1][0]) - len(rows[0][0])
     assert parts[1].sum() > 0
     assert not blind[1].any()
+    alone = tokens(["the gland"], [""])[0][0]
+    assert torch.allclose(alone, rows[0][0], atol=1e-4)
+    assert tokens([""], [" "])[0][0].shape == (0, 384)
 
 
 class FakeSlide:

@@ -86,7 +86,7 @@ def test_nothing_like_that_is_sure() -> None:
         if one is not None:
             assert one.boxes == ()
             assert one.kind == "empty"
-    rest = [p for _, p in phrases([field()], "train", 30, darkness=[[0.1, 0.2, 0.3, 0.4]])]
+    rest = [p for _, p in phrases([field()], "train", 60, darkness=[[0.1, 0.2, 0.3, 0.4]])]
     assert {p.kind for p in rest} > {"empty", "largest", "smallest"}
     assert len({p.text for p in rest}) == len(rest)
 
