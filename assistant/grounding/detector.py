@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from assistant.regions.instances import GLANDS, NUCLEI, cells, instances, kinds_of, suppress
+from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, resized, suppress
 from assistant.regions.model import Regions, load_regions, rescaled
 from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
 
@@ -119,16 +119,21 @@ class Detector:
         return boxes[kept] * STRIDES["blood"] * factor, spread(scores[kept], _BLOOD)
 
     def _shapes(
-        self, maps: NDArray[np.float32], factor: float, first: int, settings: object
+        self, maps: NDArray[np.float32], factor: float, first: int, settings: Settings
     ) -> tuple[Boxes, NDArray[np.float32]]:
-        foreground, distance = (1 / (1 + np.exp(-m)) for m in maps[:2])
-        ids = instances(foreground, distance, settings)  # type: ignore[arg-type]
-        sure = kinds_of(ids, foreground[None])
+        maps = maps.copy()
+        maps[:2] = 1 / (1 + np.exp(-maps[:2]))
         if len(maps) > 2:
             shares = np.exp(maps[2:] - maps[2:].max(axis=0))
-            sure = sure * kinds_of(ids, shares / shares.sum(axis=0))
+            maps[2:] = shares / shares.sum(axis=0)
+        stride = STRIDES["nuclei"]
+        maps = resized(maps, (maps.shape[1] * stride, maps.shape[2] * stride))
+        ids = instances(maps[0], maps[1], settings.enlarged(stride))
+        sure = kinds_of(ids, maps[:1])
+        if len(maps) > 2:
+            sure = sure * kinds_of(ids, maps[2:])
         order = np.argsort(-sure.sum(axis=1), kind="stable")
-        boxes = boxes_of(ids) * (STRIDES["nuclei"] * factor)
+        boxes = boxes_of(ids) * factor
         return boxes[order], spread(sure[order], first)
 
     def _tissue(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:

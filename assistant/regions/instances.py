@@ -6,7 +6,7 @@ above a level are apart even where instances touch; they are the seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,26 @@ class Settings:
     least: int = 12
     seed: int = 3
 
+    def enlarged(self, factor: int) -> Settings:
+        """For maps with ``factor`` times the pixels along each side."""
+        area = factor**2
+        return replace(self, smooth=self.smooth * factor, least=self.least * area, seed=self.seed * area)
+
 
 NUCLEI = Settings()
 GLANDS = Settings(foreground=0.6, core=0.15, smooth=2.0, least=120, seed=20)
+
+
+def resized(maps: Map, shape: tuple[int, int]) -> Map:
+    """Maps [C, h, w] at another size [C, H, W], bilinear."""
+    import torch
+    import torch.nn.functional as F
+
+    if maps.shape[1:] == shape:
+        return maps
+    tensor = torch.from_numpy(np.ascontiguousarray(maps))[None]
+    found: Map = F.interpolate(tensor, size=shape, mode="bilinear", align_corners=False)[0].numpy()
+    return found
 
 
 def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.int32]:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.errors import NotAvailable
-from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, suppress
+from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, resized, suppress
 from assistant.regions.network import HEADS, STRIDES, Trunk
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
 #: Pixels at which the heads were trained, in micrometres where the sources state it.
 MPP = {"nuclei": 0.25, "glands": 1.24, "tissue": 1.0}
+#: Sizes over its own and mirrorings in which a field is looked at; chances are averaged. Chosen on val.
+VIEWS = {"nuclei": ((1.0, False), (1.0, True), (1.25, False)), "glands": ((1.0, False), (1.0, True))}
 #: Size at which the blood head sees a field of 640 × 480 pixels over its own.
 BLOOD_SCALE = 0.5
 _TILE, _MARGIN = 512, 64
@@ -85,15 +87,27 @@ class Regions:
 
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
-        scaled = rescaled(pixels, scale)
-        maps = self.maps(scaled, (head,))[head]
-        foreground, distance = (1 / (1 + np.exp(-m)) for m in maps[:2])
-        ids = instances(foreground, distance, settings)
-        kinds = None
-        if len(maps) > 2:
-            shares = np.exp(maps[2:] - maps[2:].max(axis=0))
-            kinds = kinds_of(ids, shares / shares.sum(axis=0))
+        chances = self._chances(head, rescaled(pixels, scale))
+        ids = instances(chances[0], chances[1], settings.enlarged(STRIDES[head]))
+        kinds = kinds_of(ids, chances[2:]) if len(chances) > 2 else None
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
+
+    def _chances(self, head: str, pixels: Pixels) -> NDArray[np.float32]:
+        """Foreground, distance and kinds as chances [C, H, W] at the size of the field, averaged over ``VIEWS``."""
+        total = np.zeros((HEADS[head], *pixels.shape[:2]), np.float32)
+        for size, mirrored in VIEWS[head]:
+            view = rescaled(pixels[:, ::-1] if mirrored else pixels, size)
+            maps = self.maps(view, (head,))[head]
+            maps[:2] = 1 / (1 + np.exp(-maps[:2]))
+            if len(maps) > 2:
+                shares = np.exp(maps[2:] - maps[2:].max(axis=0))
+                maps[2:] = shares / shares.sum(axis=0)
+            # The last row and column of a map may reach over the edge of the field.
+            whole = resized(maps, (maps.shape[1] * STRIDES[head], maps.shape[2] * STRIDES[head]))
+            whole = resized(whole[:, : view.shape[0], : view.shape[1]], pixels.shape[:2])
+            total += whole[:, :, ::-1] if mirrored else whole
+        total /= len(VIEWS[head])
+        return total
 
     def tissue(self, pixels: Pixels, mpp: float = MPP["tissue"]) -> NDArray[np.float32]:
         """Chances of ``TISSUES`` [4, h, w] on a map of a quarter of the size at 1 µm a pixel."""

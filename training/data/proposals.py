@@ -17,7 +17,7 @@ from training.data.objects import Field
 
 def keep_proposals(detector: Detector, fields: list[Field], cache: Path) -> list[Proposals]:
     """Proposals of every field, read from ``cache`` where this detector made them before."""
-    settings = hashlib.sha256(repr((NUCLEI, GLANDS)).encode()).hexdigest()[:8]
+    settings = hashlib.sha256(repr((NUCLEI, GLANDS, "whole")).encode()).hexdigest()[:8]
     path = cache / f"proposals-{detector.regions.version}-{settings}.npz"
     found: dict[str, NDArray[np.float32]] = dict(np.load(path)) if path.is_file() else {}
     out, new = [], 0

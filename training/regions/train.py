@@ -60,12 +60,16 @@ def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float
     if recipe.start:
         from safetensors.torch import load_file
 
-        state = load_file(recipe.start)
-        if any(k.startswith("heads.") for k in state):
-            trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-        else:
-            start_encoder(trunk, state)
+        start(trunk, load_file(recipe.start))
     return train(trunk, Sampler(fields, shares, recipe.seed), recipe, out, resume=resume)
+
+
+def start(trunk: Trunk, state: dict[str, torch.Tensor]) -> None:
+    """Weights of a tower into the encoder, or those of a whole network, as far as it has the same heads."""
+    if any(k.startswith("heads.") for k in state):
+        trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    else:
+        start_encoder(trunk, state)
 
 
 def train(trunk: Trunk, sampler: Sampler, recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float]:

@@ -13,7 +13,7 @@ from PIL import Image
 from assistant.regions.network import Trunk
 from training.data.records import DataError
 from training.regions.data import CROP, Field, Sampler, _crop, centres, inner_distance, load_fields
-from training.regions.train import RegionsRecipe, train
+from training.regions.train import RegionsRecipe, start, train
 
 RED, WHITE = (200, 30, 30), (240, 240, 240)
 
@@ -126,3 +126,16 @@ def test_it_learns_and_resumes_to_the_bit(tmp_path: Path) -> None:
 def test_a_source_without_fields_is_named() -> None:
     with pytest.raises(DataError, match="no field of glas"):
         Sampler([field("monuseg")], {"monuseg": 1, "glas": 1})
+
+
+def test_a_stage_goes_on_from_a_tower_or_a_whole_network() -> None:
+    torch.manual_seed(1)
+    whole, made = Trunk(("nuclei", "blood")), Trunk(("nuclei", "glands"))
+    glands = made.heads["glands"][1].weight.detach().clone()  # type: ignore[index]
+    start(made, {k: v.half() for k, v in whole.state_dict().items()})
+    assert torch.allclose(made.lateral[0].weight, whole.lateral[0].weight, atol=1e-2)
+    assert torch.allclose(made.heads["nuclei"][1].weight, whole.heads["nuclei"][1].weight, atol=1e-2)  # type: ignore[index]
+    assert torch.equal(made.heads["glands"][1].weight, glands)  # type: ignore[index]
+    tower = {f"visual.backbone.{k}": v for k, v in whole.encoder.state_dict().items()}
+    start(made := Trunk(("glands",)), tower)
+    assert all(torch.equal(v, made.encoder.state_dict()[k]) for k, v in whole.encoder.state_dict().items())
