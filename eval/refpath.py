@@ -8,11 +8,13 @@ threshold (``engine.py``); the strict score counts items without a box as wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from eval.metrics.boxes import box_iou, xywh_to_xyxy
 from eval.task import Item, Response, Root, measures, one_of
@@ -81,6 +83,8 @@ def read_annotations(path: Path) -> list[tuple[str, list[float], str]]:
     for number, (image, box, expression) in enumerate(rows, 1):
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DataError(f"{path}, entry {number}: the box {list(box)} has no area; expected x0 < x1 and y0 < y1")
+        if min(box[:2]) < 0 or max(box) == math.inf:
+            raise DataError(f"{path}, entry {number}: the box {list(box)} is not inside any image; numbers are pixels")
         out.append((image, list(box), expression))
     return out
 
@@ -129,8 +133,21 @@ def _unbracketed(text: str) -> str:
     return text[1:-1].strip() if text.startswith("[") and text.endswith("]") else text
 
 
+def _check_inside(place: Path, box: list[float], where: str) -> None:
+    """A box may end a pixel beyond its image, as rounding does; beyond that it is not of this image."""
+    try:
+        with Image.open(place) as opened:
+            width, height = opened.size
+    except OSError:
+        return  # what is wrong with the image is said where it is read
+    if box[2] > width + 1 or box[3] > height + 1:
+        raise DataError(f"{where}: the box {box} is not inside {place.name}, {width} x {height} pixels")
+
+
 def _item(path: Path, split: str, number: int, image: str, box: list[float], expression: str) -> Item:
     places = [path.parent / image, path.parent / "images" / Path(image).name]
     place = next((p for p in places if p.is_file()), places[-1])
+    if place.is_file():
+        _check_inside(place, box, f"{path}, entry {number + 1}")
     fields = {"expression": expression}
     return Item(f"{split}/{number}", f"{split}/{image}", MAGNIFICATION[split], place, box, fields)

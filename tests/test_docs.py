@@ -19,7 +19,13 @@ from tests.test_project import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Pages whose commands and Python are run, in this order, in one folder.
-RUN = ["docs/tutorial.md", "docs/reference/python.md", "docs/how-to/own-archive.md", "README.md"]
+RUN = [
+    "docs/tutorial.md",
+    "docs/reference/python.md",
+    "docs/how-to/own-archive.md",
+    "docs/how-to/grounding.md",
+    "README.md",
+]
 DONE: set[str] = set()
 #: They serve until they are stopped, train, or take many minutes; their options are checked all the same.
 NOT_RUN = {"ui", "serve", "train", "eval", "report"}

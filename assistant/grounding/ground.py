@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.answer import Box
-from assistant.errors import BadInput
+from assistant.errors import BadInput, NotAvailable
 from assistant.grounding.detector import Detector, Proposals, load_detector
 from assistant.grounding.knowledge import expand
 from assistant.grounding.matcher import Matcher, geometry_of
@@ -30,6 +30,7 @@ from assistant.grounding.text import padded, tokens
 from assistant.images.quality import blankness
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "grounding"
+OPEN_REGIONS = WEIGHTS.parent / "regions" / "regions-open.safetensors"
 LONGEST = 400  # characters of a phrase
 _REMEMBERED = 8
 _SAME = 0.5  # of two boxes that overlap more, the better one stays
@@ -182,7 +183,12 @@ def load_grounder(*, research: bool = True) -> Grounder:
     """The shipped grounder: trained on all sources, or with ``research=False`` on the openly licensed ones.
 
     Raises:
-        NotAvailable: Its weights are missing.
+        NotAvailable: Its weights are missing; without ``research``, none were trained on openly licensed sets alone.
     """
     name = "matcher.safetensors" if research else "matcher-open.safetensors"
+    if not research and not ((WEIGHTS / name).is_file() and OPEN_REGIONS.is_file()):
+        raise NotAvailable(
+            "grounding has weights for research only (some of its training sets have no open licence), and none "
+            "trained on openly licensed sets alone; allow research parts, or ask without grounding"
+        )
     return Grounder(load_detector(research=research), Matcher.read(WEIGHTS / name))

@@ -14,11 +14,14 @@ from PIL import Image
 
 from assistant.answer import Box
 from assistant.errors import BadInput
-from assistant.grounding.ground import Grounder, check_phrase
+from assistant.grounding.ground import check_phrase
 from assistant.images.quality import blankness
 
 if TYPE_CHECKING:
+    from assistant.grounding.chat_boxes import Grounds
     from assistant.model.encoders.base import Encoder
+
+Window = tuple[int, int, int, int]
 
 #: Side of a field in pixels of the working resolution, and micrometres a pixel of that where the slide states its own.
 FIELD, MPP = 1024, 0.5
@@ -42,7 +45,7 @@ class SlideLike(Protocol):
 
 
 def ground_slide(
-    grounder: Grounder,
+    grounder: Grounds,
     slide: SlideLike,
     phrase: str,
     *,
@@ -63,25 +66,42 @@ def ground_slide(
     if budget < 1:
         raise BadInput(f"budget is {budget}; at least one field has to be looked at")
     grid = fields_of(slide)
-    chosen = grid if len(grid) <= budget else _ranked(slide, grid, phrase, encoder)[:budget]
-    boxes: list[Box] = []
-    for x, y, w, h in chosen:
-        scale = FIELD / max(w, h)
-        out = (max(1, round(w * scale)), max(1, round(h * scale))) if scale < 1 else (w, h)
-        field = slide.read(x, y, w, h, out=out)
-        factor = w / out[0]
-        for box in grounder.ground(field, phrase, threshold=threshold):
-            x0, y0, x1, y1 = (v * factor for v in box.xyxy)
-            boxes.append(Box(phrase, (x + x0, y + y0, x + x1, y + y1), box.score))
-    return _apart(boxes), len(chosen)
+    chosen = grid if len(grid) <= budget else ranked(slide, grid, phrase, encoder)[:budget]
+    boxes = [box for window in chosen for box in ground_field(grounder, slide, window, phrase, threshold)]
+    return apart(boxes), len(chosen)
 
 
-def fields_of(slide: SlideLike) -> list[tuple[int, int, int, int]]:
-    """x, y, width, height in full-resolution pixels of the fields that hold tissue."""
+def ground_field(
+    grounder: Grounds, slide: SlideLike, window: Window, phrase: str, threshold: float | None = None
+) -> list[Box]:
+    """Boxes in one field of a slide, in full-resolution pixels."""
+    x, y, w, h = window
+    scale = min(1.0, FIELD / max(w, h))
+    out = max(1, round(w * scale)), max(1, round(h * scale))
+    field = slide.read(x, y, w, h, out=out)
+    across, down = w / out[0], h / out[1]
+    found = []
+    for box in grounder.ground(field, phrase, threshold=threshold):
+        x0, y0, x1, y1 = box.xyxy
+        whole = (x + x0 * across, y + y0 * down, x + x1 * across, y + y1 * down)
+        found.append(
+            Box(phrase, (round(whole[0], 1), round(whole[1], 1), round(whole[2], 1), round(whole[3], 1)), box.score)
+        )
+    return found
+
+
+def side_of(slide: SlideLike) -> int:
+    """Side of a field in full-resolution pixels."""
     width, height = slide.size
     side = FIELD if slide.mpp is None else max(FIELD, round(FIELD * MPP / slide.mpp))
     while (-(-width // side)) * (-(-height // side)) > _MOST:
         side *= 2
+    return side
+
+
+def fields_of(slide: SlideLike) -> list[Window]:
+    """x, y, width, height in full-resolution pixels of the fields that hold tissue."""
+    (width, height), side = slide.size, side_of(slide)
     overview = slide.thumbnail(1024)
     factor = overview.width / width
     found = []
@@ -95,9 +115,8 @@ def fields_of(slide: SlideLike) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def _ranked(
-    slide: SlideLike, grid: list[tuple[int, int, int, int]], phrase: str, encoder: Encoder | None
-) -> list[tuple[int, int, int, int]]:
+def ranked(slide: SlideLike, grid: list[Window], phrase: str, encoder: Encoder | None = None) -> list[Window]:
+    """The fields, those first whose look at low resolution fits the phrase best."""
     if encoder is None:
         from assistant.model.encoders import load_encoder
 
@@ -107,7 +126,7 @@ def _ranked(
     return [grid[int(i)] for i in np.argsort(-scores, kind="stable")]
 
 
-def _apart(boxes: list[Box]) -> list[Box]:
+def apart(boxes: list[Box]) -> list[Box]:
     """Best first; of two that overlap much, from neighbouring fields, the better one."""
     import torch
     from torchvision.ops import nms

@@ -1,15 +1,19 @@
-"""``ground_phrase``: boxes of what a phrase means, for the chat model and for users."""
+"""``ground_phrase``: boxes of what a phrase means, or outlines, for the chat model and for users."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from PIL import Image, ImageDraw
 from pydantic import Field
 
-from assistant.errors import NotAvailable
 from assistant.tools import fields
 from assistant.tools.base import Card, Context, ToolResult, tool
+from assistant.tools.trunk import DEFAULT
+
+if TYPE_CHECKING:
+    from assistant.answer import Box
+    from assistant.grounding.masks import Outline
 
 
 @tool(
@@ -25,31 +29,54 @@ from assistant.tools.base import Card, Context, ToolResult, tool
     timeout=60,
 )
 def ground_phrase(
-    image: Image.Image, phrase: Annotated[str, Field(min_length=1, max_length=400)], context: Context
+    image: Image.Image,
+    phrase: Annotated[str, Field(min_length=1, max_length=400)],
+    masks: bool = False,
+    context: Context = DEFAULT,
 ) -> ToolResult:
     """Find where something is in a field: boxes of what a phrase names, such as "the largest gland".
 
     Args:
         image: Field to look at.
         phrase: What to point at, in English.
+        masks: Outline the nucleus or gland in each box where one fits it.
     """
     from assistant.grounding import load_grounder
+    from assistant.grounding.masks import features, outlines
 
-    if not context.research:
-        raise NotAvailable("the grounding weights are for research only and switched off here; allow research tools")
+    grounder = load_grounder(research=context.research)
     fields.require_field(image)
-    boxes = load_grounder().ground(image, phrase)
+    boxes = grounder.ground(image, phrase)
     numbers = {"phrase": phrase, "count": len(boxes), "boxes": [box.as_dict() for box in boxes]}
     if not boxes:
         return ToolResult(f"Nothing like “{phrase}” was found in the field.", numbers)
+    noun = "box" if len(boxes) == 1 else "boxes"
+    text = f"{len(boxes)} {noun} for “{phrase}”, the best with score {boxes[0].score:.2f}"
+    if masks:
+        found = outlines(image, boxes, grounder.detector.regions)
+        numbers["outlines"] = [{"kind": one.kind, "fit": one.fit} for one in found]
+        fitted = sum(one.kind != "box" for one in found)
+        text += f"; {fitted} outlined"
+        warnings = (
+            (f"no outline fits {len(found) - fitted} of the boxes; kept as boxes",) if fitted < len(found) else ()
+        )
+    else:
+        found, warnings = [_plain(box) for box in boxes], ()
+    return ToolResult(
+        f"{text}.", numbers, {"boxes": _drawn(image, found)}, fields.collection(features(found)), warnings
+    )
+
+
+def _plain(box: Box) -> Outline:
+    from assistant.grounding.masks import Outline, corners
+
+    return Outline(box, corners(box), "box", 0.0)
+
+
+def _drawn(image: Image.Image, found: list[Outline]) -> Image.Image:
     canvas, factor = fields.working_copy(image, 16_000_000)
     canvas = canvas.convert("RGB").copy()
-    pen, rows = ImageDraw.Draw(canvas), []
-    for box in boxes:
-        x0, y0, x1, y1 = box.xyxy
-        pen.rectangle([v / factor for v in box.xyxy], outline="#ffd400", width=3)
-        ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
-        rows.append(fields.feature(ring, objectType="annotation", name=phrase))
-    noun = "box" if len(boxes) == 1 else "boxes"
-    text = f"{len(boxes)} {noun} for “{phrase}”, the best with score {boxes[0].score:.2f}."
-    return ToolResult(text, numbers, {"boxes": canvas}, fields.collection(rows))
+    pen = ImageDraw.Draw(canvas)
+    for one in found:
+        pen.line([(x / factor, y / factor) for x, y in one.ring], fill="#ffd400", width=3, joint="curve")
+    return canvas

@@ -118,3 +118,20 @@ def test_the_published_annotations_are_xywh(data_root: Path) -> None:
 )
 def test_written_boxes(text: str, box: tuple[float, ...] | None) -> None:
     assert written_box(text) == box
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([60, 60, 130, 90], r"entry 2: the box .* is not inside 1\.png, 100 x 100 pixels"),
+        ([-5, 0, 20, 20], "entry 2: the box .* is not inside any image"),
+        ([float("nan"), 0, 20, 20], "entry 2: the box .* has no area"),
+        ([0, 0, float("inf"), 20], "entry 2: the box .* is not inside any image"),
+    ],
+)
+def test_a_box_outside_its_image_is_refused_with_its_line(data: Path, box: list[float], message: str) -> None:
+    rows = [json.loads(line) for line in (data / "testA.jsonl").read_text().splitlines()]
+    rows[1]["bbox"] = box
+    (data / "testA.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(DataError, match=message):
+        RefPath().load(data, "testA")
