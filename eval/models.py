@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import BadInput, NotAvailable
+from eval.provenance import digest
 from eval.task import Response
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ class PresetModel:
     def __init__(self, assistant: Any) -> None:
         self.assistant = assistant
         self.name = assistant.name
-        self.revision = getattr(assistant, "revision", "")
+        # A new calibration changes answers and confidences: a run must not go on with another one.
+        calibration = digest([repr(getattr(assistant, "calibration", None))])[:6]
+        self.revision = f"{getattr(assistant, 'revision', '')}-{calibration}"
 
     def answer(self, image: Image | None, prompt: str, *, max_new_tokens: int) -> Response:
         images = [] if image is None else [image]

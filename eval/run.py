@@ -66,7 +66,7 @@ def run_one(
     """Run one task of the common runner; an interrupted run goes on where it stopped.
 
     Args:
-        model: A preset, ``openai:URL#NAME``, ``hf:FOLDER``; for ``pmeb-style`` an encoder, also
+        model: A preset, ``openai:URL#NAME``, ``hf:FOLDER``, ``trained:FOLDER``; for ``pmeb-style`` an encoder, also
         ``open_clip:NAME:FILE``. out: Folder in which the run's own folder is made; default ``runs/eval``.
         split: Default as in ``RUNNER_TASKS``.
         shown: Conditions (``eval.conditions``); default: the image and all controls.
@@ -78,8 +78,9 @@ def run_one(
     if task not in RUNNER_TASKS:
         raise BadInput(f"unknown task {task!r}; allowed: {', '.join((*TASKS, *RUNNER_TASKS))}")
     from eval.conditions import CONTROLS
-    from eval.models import load_encoder, load_model
+    from eval.models import load_encoder
     from eval.runner import run_task, save_run
+    from eval.trained import load_any
 
     split, folder = split or RUNNER_TASKS[task], out or "runs/eval"
     if task == "pmeb-style":
@@ -96,7 +97,7 @@ def run_one(
     if shown is None:
         shown = ("image", "blank", "shuffled") if made.kind == "ground" else ("image", *CONTROLS)
     return run_task(
-        made, load_model(model, source), root=data, split=split, out=folder, shown=shown, limit=limit, seed=seed,
+        made, load_any(model, source), root=data, split=split, out=folder, shown=shown, limit=limit, seed=seed,
         called=model, progress=progress,
     )  # fmt: skip
 

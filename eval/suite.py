@@ -2,8 +2,10 @@
 
     python -m eval.suite --model embedded --out runs/suite
     python -m eval.suite --model embedded --before lora-off:embedded --results eval/results
+    python -m eval.suite --model trained:runs/pathmmu --before embedded
 
-With ``--before`` every task is also compared with an earlier suite of another model in the same folder, on the same
+A model is named as for ``pathassist eval``, or ``trained:FOLDER`` for what stage ``instruct`` wrote there. With
+``--before`` every task is also compared with an earlier suite of another model in the same folder, on the same
 items: what a training won on one task, and what it made the model forget on the others.
 
 Every task has its own run folder, so an interrupted suite loses at most one batch, and a finished one is read back in
@@ -27,7 +29,7 @@ from assistant.errors import NotAvailable, PathAssistError
 from assistant.model.encoders.base import Encoder
 from eval.conditions import CONTROLS
 from eval.local_vqa import LocalVQA
-from eval.models import Model, load_encoder, load_model
+from eval.models import Model, load_encoder
 from eval.page import compared, main_condition, write_report
 from eval.pathmmu import PathMMU
 from eval.pathvqa import PathVQA
@@ -35,6 +37,7 @@ from eval.provenance import read_json, write_json
 from eval.refpath import RefPath
 from eval.runner import Progress, Run, read_run, run_task, save_run
 from eval.task import Root, Task
+from eval.trained import load_any
 from training.data.records import data_root
 
 #: Questions of each set and kind: enough for an interval, few enough for the half hour with three controls.
@@ -225,7 +228,7 @@ def main() -> None:
     try:
         encoder = (lambda: load_encoder(args.encoder)) if args.encoder else None
         before = finished(Path(args.out), args.before) if args.before else []
-        model = load_model(args.model)
+        model = load_any(args.model)
         runs, skipped, report = run_suite(model, encoder=encoder, **keywords)
     except PathAssistError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -235,7 +238,8 @@ def main() -> None:
     for task, reason in skipped.items():
         print(f"{task}: skipped, {reason}")
     if args.results:
-        table = args.results / f"suite-{model.name.replace(':', '-')}.md"
+        name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in model.name)
+        table = args.results / f"suite-{name}.md"
         table.write_text(markdown(model, runs, skipped, before), encoding="utf-8")
     print(report)
 

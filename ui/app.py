@@ -33,6 +33,7 @@ from ui.cases import cases_tab
 from ui.chat import Chat
 from ui.evidence import EMPTY, escape
 from ui.examples import SOURCE, write_examples
+from ui.login import PageLogin
 from ui.marks import marks_panel
 from ui.report import report_tab
 from ui.slides import slides_tab
@@ -161,12 +162,14 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
             with gr.Tab("Tools", id="tools"):
                 tools_tab(files, _store_of(assistant))
             with gr.Tab("Cases", id="cases"):
-                cases_tab(getattr(assistant, "library", None), can_add=can_add)
+                cases = cases_tab(getattr(assistant, "library", None), can_add=can_add)
             with gr.Tab("Report", id="report"):
                 report_tab(records)
             with gr.Tab("Benchmarks", id="benchmarks"):
                 benchmarks = benchmarks_tab(model=assistant.name)
         slides.connect(composer, tabs)
+        if cases is not None:
+            slides.open_from(cases.slide, cases.find, cases.chosen, cases.said, tabs)
         # What the application has to serve beside the page, and to close with it.
         demo.routes = [*slides.routes, *benchmarks.routes()]
         demo.closing = [slides.store.close, benchmarks.close]
@@ -201,13 +204,16 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
 
     Args:
         assistant: Answers the questions.
-        auth: User and password of the page; the password is also the API's bearer key. Without it only loopback host
-            names are answered.
+        auth: User and password of the page, which slides and reports ask for too; the password is also the API's
+            bearer key. Without it only loopback host names are answered.
     """
     api = create_app(assistant, api_key=auth[1] if auth else None)
     demo = build(assistant, can_add=auth is None)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: api.router.lifespan_context(api))
     app.router.routes.extend(Route(path, endpoint=api) for path in API_PATHS)
+    login = PageLogin()
+    if auth is not None:
+        login.guard(demo.routes)
     app.router.routes.extend(demo.routes)
     app.state.files = demo.files
     app.state.closing = demo.closing
@@ -215,7 +221,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
     if auth is None:
         # A web page elsewhere could otherwise reach this one by pointing its own name at 127.0.0.1.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES, www_redirect=False)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         demo,
         path="/",
@@ -235,6 +241,8 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
         mcp_server=False,
         pwa=False,
     )
+    login.follow(app)
+    return app
 
 
 def launch(

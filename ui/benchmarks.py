@@ -196,6 +196,11 @@ class Benchmarks:
                 return None
             said.seek(0)
             out = said.read()
+        if code < 0:
+            raise BadInput(
+                f"the benchmark was ended from outside (signal {-code}), perhaps for lack of memory; "
+                "what was answered is kept, run again to go on"
+            )
         if code:
             errors = [one for one in tail.splitlines() if one.startswith("error:")]
             raise BadInput(errors[-1].removeprefix("error: ") if errors else f"the benchmark ended with code {code}")

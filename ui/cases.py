@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -19,7 +21,7 @@ from ui.evidence import error_html, escape, info_html
 
 if TYPE_CHECKING:
     from assistant.cases.library import Library
-    from retrieval.records import Case, Hit
+    from retrieval.records import Case, Hit, Region
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,25 @@ class View(NamedTuple):
     found: Any = KEEP
     chosen: Any = KEEP
     again: Any = KEEP
+    slide: Any = KEEP
+    said: Any = KEEP
+
+
+@dataclass(frozen=True)
+class CasesTab:
+    """What the page needs of the tab, to open the slide of the chosen case.
+
+    Attributes:
+        slide: The button, shown where the chosen case has a slide.
+        chosen: The chosen case.
+        said: Where errors are said, beside the button.
+        find: Chosen case → slide file and region.
+    """
+
+    slide: gr.Button
+    chosen: gr.State
+    said: gr.HTML
+    find: Callable[[str], tuple[Path, Region | None]]
 
 
 class Cases:
@@ -106,7 +127,25 @@ class Cases:
         number = int(event.index)
         if not 0 <= number < len(found):
             return View()
-        return View(chosen=found[number], again=gr.update(value=f"Search with case {number + 1}", visible=True))
+        try:
+            has_slide = self.library.has_slide(found[number])
+        except PathAssistError:
+            has_slide = False
+        again = gr.update(value=f"Search with case {number + 1}", visible=True)
+        return View(chosen=found[number], again=again, slide=gr.update(visible=has_slide), said="")
+
+    def find_slide(self, chosen: str) -> tuple[Path, Region | None]:
+        """Slide file and region of the chosen case.
+
+        Raises:
+            BadInput, NotAvailable: None is chosen, or there is no slide; the message names no path.
+        """
+        if not chosen:
+            raise BadInput("no case is chosen; click one of the pictures first")
+        try:
+            return self.library.slide_of(chosen)
+        except PathAssistError as error:
+            raise type(error)(self._plain(error)) from error
 
     def add(
         self,
@@ -176,14 +215,14 @@ class Cases:
         hide = gr.update(visible=False)
         if not hits:
             nothing = info_html("No case is left outside the query's own slide or patient and within the filters.")
-            yield View(gr.update(value=[], selected_index=None), nothing, "", [], "", hide)
+            yield View(gr.update(value=[], selected_index=None), nothing, "", [], "", hide, hide, "")
             return
         word = "case" if len(hits) == 1 else "cases"
         status = info_html(
             f"{len(hits)} {word} found {kind}, of {len(self.library):,}. Click a picture to go on from it."
         )
         ids = [hit.case.id for hit in hits]
-        yield View(gr.update(value=pictures, selected_index=None), status, listing(hits), ids, "", hide)
+        yield View(gr.update(value=pictures, selected_index=None), status, listing(hits), ids, "", hide, hide, "")
 
     def _picture(self, case: Case) -> Image.Image:
         data = self.library.thumbnail(case)
@@ -239,11 +278,11 @@ def _hit(hit: Hit) -> str:
     return f"<li>{''.join(parts)}</li>"
 
 
-def cases_tab(library: Library | None, *, can_add: bool) -> None:
-    """Put the tab's content onto the page under construction."""
+def cases_tab(library: Library | None, *, can_add: bool) -> CasesTab | None:
+    """Put the tab's content onto the page under construction; None without a library."""
     if library is None:
         gr.HTML(NO_LIBRARY, elem_id="pa-no-library", padding=False, js_on_load=None)
-        return
+        return None
     cases = Cases(library, can_add=can_add)
     with gr.Row(elem_id="pa-cases", equal_height=False):
         with gr.Column(elem_id="pa-query", min_width=0):
@@ -277,11 +316,14 @@ def cases_tab(library: Library | None, *, can_add: bool) -> None:
                 label="Cases found", show_label=False, columns=4, height="auto", object_fit="cover",
                 allow_preview=False, interactive=False, buttons=[], elem_id="pa-gallery",
             )  # fmt: skip
-            again = gr.Button("Search with this one", visible=False, elem_id="pa-case-again")
+            with gr.Row(elem_id="pa-case-next"):
+                again = gr.Button("Search with this one", visible=False, elem_id="pa-case-again")
+                slide = gr.Button("Open in the slide viewer", visible=False, elem_id="pa-case-slide")
+            said = gr.HTML("", elem_id="pa-case-slide-said", padding=False, js_on_load=None)
             table = gr.HTML("", elem_id="pa-case-list", padding=False, js_on_load=None)
     found = gr.State([], time_to_live=_KEEP_S)
     chosen = gr.State("", time_to_live=_KEEP_S)
-    screen = [gallery, status, table, found, chosen, again]
+    screen = [gallery, status, table, found, chosen, again, slide, said]
     settings = [words, weight, *picks, more, count, variety]
     slow = {
         "show_progress": "hidden",
@@ -294,6 +336,7 @@ def cases_tab(library: Library | None, *, can_add: bool) -> None:
     gallery.select(cases.choose, [found], screen, queue=False, show_progress="hidden", api_visibility="private")
     for pick in picks:
         pick.focus(cases.choices, None, picks, queue=False, show_progress="hidden", api_visibility="private")
+    return CasesTab(slide, chosen, said, cases.find_slide)
 
 
 def _add_form(cases: Cases) -> None:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from assistant.assistant import Assistant
+    from retrieval.records import Region
+
+    #: What is chosen → path of the slide file, and the region on it or None for all of it.
+    FindPlace = Callable[[str], tuple[Path, Region | None]]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ _TYPES = sorted([*SUFFIXES, ".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".
 _VIEW_SIDE = 2048  # longest side of a view that chat or tools are given
 _LISTED = 500
 _KEEP_S = 4 * 3600
+CHOSEN = "chosen case"
 _VIEWER = """<section class="pa-viewer" data-state="empty" aria-label="Slide viewer">
 <div class="pav-bar"><button type="button" data-act="zoom-in">Zoom in</button>
 <button type="button" data-act="zoom-out">Zoom out</button><button type="button" data-act="home">Whole slide</button>
@@ -66,7 +71,13 @@ script.src = at('slides/assets/viewer.js');
 script.onload = () => window.paViewer.attach(element);
 document.head.append(script);
 """
-_SHOW = "(id) => { window.paViewer?.show(id.split('.')[0]); }"
+# The value is ID.NONCE, or ID.NONCE.X,Y,WIDTH,HEIGHT to move to a region, once. A tab never opened has no viewer yet.
+_SHOW = """async (value) => {
+  const [id, , place] = value.split('.'), fresh = window.paShown !== value;
+  window.paShown = value;
+  for (let left = 400; left && !window.paViewer?.attached(); left--) await new Promise((go) => setTimeout(go, 50));
+  window.paViewer?.show(id, place && fresh ? place.split(',').map(Number) : null);
+}"""
 
 
 @dataclass
@@ -78,12 +89,20 @@ class SlidesTab:
         ask_image: The view that was asked about, as a file.
         asked: The event after which ``ask_image`` is new; see :meth:`connect`.
         store: The open slides.
+        slides: The handlers.
+        opened, shown, status: State and outputs of the tab that opening a slide changes.
+        show: The arguments of the event that lets the viewer show ``shown``.
     """
 
     routes: list[Route]
     ask_image: gr.Image
     asked: Any
     store: SlideStore
+    slides: Slides
+    opened: gr.State
+    shown: gr.Textbox
+    status: gr.HTML
+    show: dict[str, Any]
 
     def connect(self, composer: gr.MultimodalTextbox, tabs: gr.Tabs, chat: str = "chat") -> None:
         """ "Ask about this view" puts the view into the composer and turns to the chat tab with that id."""
@@ -96,6 +115,36 @@ class SlidesTab:
         self.asked.success(
             pass_on, self.ask_image, [composer, tabs], queue=False, show_progress="hidden", api_visibility="private"
         )
+
+    def open_from(
+        self,
+        button: gr.Button,
+        find: FindPlace,
+        chosen: gr.State,
+        notice: gr.HTML,
+        tabs: gr.Tabs,
+        tab: str = "slides",
+    ) -> None:
+        """The button opens the slide of what is chosen, turns to the tab with that id and moves to the region.
+
+        Args:
+            find: What is chosen → path and region; its errors come to ``notice`` without a change of tab.
+        """
+
+        def go(what: str, opened: str, request: gr.Request) -> tuple[Any, ...]:
+            try:
+                path, region = find(what)
+                return (*self.slides.open_place(path, region, opened, request), "", gr.Tabs(selected=tab))
+            except PathAssistError as error:
+                return KEEP, KEEP, KEEP, error_html(str(error)), KEEP
+            except Exception:
+                log.exception("the slide of a case could not be opened")
+                said = error_html("internal error: the slide could not be opened; the terminal has the details")
+                return KEEP, KEEP, KEEP, said, KEEP
+
+        screen = [self.opened, self.shown, self.status, notice, tabs]
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        button.click(go, [chosen, self.opened], screen, **quick).success(**self.show)
 
 
 class Slides:
@@ -113,6 +162,7 @@ class Slides:
         self.store = store or SlideStore()
         self.uploads = Path(tempfile.mkdtemp(prefix="pathassist-slides-"))
         self._stops: dict[str, threading.Event] = {}
+        self._places: dict[str, Path] = {}  # slides opened by open_place
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -149,6 +199,44 @@ class Slides:
         if number is None or not 0 <= int(number) < len(slides):
             return KEEP, KEEP, KEEP
         return self._open(slides[int(number)], f"Slide {int(number) + 1}", opened, request, None)
+
+    def open_place(
+        self, path: Path, region: Region | None, opened: str, request: gr.Request, title: str = CHOSEN
+    ) -> tuple[Any, ...]:
+        """Open a slide and mark a region; gives new state, viewer with the place to move to, and status.
+
+        The slide that is open stays as it is, with its layers, when it is the same one.
+
+        Raises:
+            BadInput, NotAvailable: It cannot be opened, or is smaller than the region.
+        """
+        identifier, closed = opened, [opened]
+        if self._places.get(opened) != path:
+            identifier = self.store.add(
+                path,
+                session=_session(request),
+                title=f"Slide of the {title}",
+                on_close=lambda: self._places.pop(closed[0], None),
+            )
+            closed[0] = identifier
+        try:
+            with self.store.use(identifier) as slide:
+                x, y, width, height = region or (0, 0, *slide.size)
+                if x + width > slide.size[0] or y + height > slide.size[1]:
+                    raise BadInput(
+                        "this is not the slide that the library was built from: it ends before the case's region; "
+                        "run pathassist index build again"
+                    )
+            mark = box((x, y, x + width, y + height), label=title, colour=colour_of(title))
+            self.store.put_layer(identifier, title[:1].upper() + title[1:], [mark])
+        except PathAssistError:
+            if identifier != opened:
+                self.store.remove(identifier)
+            raise
+        if identifier != opened:
+            self.store.remove(opened)
+            self._places[identifier] = path
+        return identifier, f"{_again(identifier)}.{x},{y},{width},{height}", info_html(f"Open: Slide of the {title}")
 
     def _open(
         self, path: Path, title: str, opened: str, request: gr.Request, on_close: Callable[[], None] | None
@@ -337,7 +425,8 @@ def slides_tab(assistant: Assistant | None, files: Path, *, folder: Path | None 
     clear.click(slides.clear, [opened], [shown, result], **quick).then(**show)
     assets = {name: (lambda path=STATIC / name: path) for name in ("viewer.js", "viewer.css")}
     assets[openseadragon.SCRIPT] = openseadragon.script
-    return SlidesTab(slide_routes(slides.store, assets), ask_image, asked, slides.store)
+    routes = slide_routes(slides.store, assets)
+    return SlidesTab(routes, ask_image, asked, slides.store, slides, opened, shown, status, show)
 
 
 def _tools() -> list[str]:

@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from assistant.cases import our_errors
@@ -16,7 +17,7 @@ from assistant.cases.sources import Item
 from assistant.errors import BadInput, NotAvailable
 from assistant.images.intake import ImageSource, load_image
 from assistant.model.encoders.base import Encoder
-from retrieval.records import Case, Hit, Where
+from retrieval.records import Case, Hit, Region, Where
 from retrieval.search import compose, nearest
 from retrieval.store import VectorStore, open_store
 
@@ -100,6 +101,34 @@ class Library:
                 calibrated=words is None,
             )
 
+    def has_slide(self, case_id: str) -> bool:
+        """Whether the case is a region of a slide, or a whole slide; whether the file is there is not looked at."""
+        with our_errors():
+            found = self.store.get([case_id])
+        return bool(found) and _of_slide(found[0])
+
+    def slide_of(self, case_id: str) -> tuple[Path, Region | None]:
+        """The slide file of a case and the case's region on it, in pixels of the full resolution; None for all of it.
+
+        The path is for opening the slide, never for showing.
+
+        Raises:
+            BadInput: The case is gone or no part of a slide. NotAvailable: The slide file is not there.
+        """
+        with our_errors():
+            found = self.store.get([case_id])
+        if not found:
+            raise BadInput("that case is no longer in the library; search again")
+        if not _of_slide(found[0]):
+            raise BadInput("this case is an image of its own, not a region of a slide: there is no slide to open")
+        path = Path(found[0].image)
+        if not path.is_file():
+            raise NotAvailable(
+                "the slide of this case is not where it was when the library was built; "
+                "put it back, or run pathassist index build again"
+            )
+        return path, found[0].region
+
     def values(self, key: str) -> list[str]:
         """Values of a filter, most frequent first."""
         with our_errors():
@@ -150,3 +179,7 @@ class Library:
     def __len__(self) -> int:
         with our_errors():
             return len(self.store)
+
+
+def _of_slide(case: Case) -> bool:
+    return bool(case.image) and (case.region is not None or case.facts.get("kind") == "slide")

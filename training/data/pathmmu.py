@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--explain", action="store_true", help="add the explanation as a second turn")
     args = parser.parse_args()
-    count = write_messages(args.out, read_pathmmu(args.data, args.split, explain=args.explain))
+    count = write_messages(args.out, read_pathmmu(args.data.resolve(), args.split, explain=args.explain))
     print(f"{count:,} conversations in {args.out}")
 
 

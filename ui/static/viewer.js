@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const at = (path) => new URL(path, document.baseURI).href;
-  const state = { root: null, osd: null, id: "", info: null, layers: new Map(), off: new Set(), serial: 0 };
+  const state = { root: null, osd: null, id: "", info: null, layers: new Map(), off: new Set(), serial: 0, place: null };
   const find = (name) => state.root.querySelector("." + name);
   const say = (text) => { find("pav-message").textContent = text; };
 
@@ -32,9 +32,24 @@
     state.osd.viewport.applyConstraints();
   }
 
-  async function show(id) {
+  // A tab that is turned to has no size yet; a viewer made in it then would not know what it shows.
+  const visible = () => new Promise((done) => {
+    const look = (left) => find("pav-stage").clientWidth || !left ? done() : setTimeout(look, 50, left - 1);
+    look(100);
+  });
+
+  // region: x, y, width, height in pixels of the full resolution to move to, or null.
+  async function show(id, region) {
     if (!state.root) return;
-    if (id === state.id) return refresh();
+    if (region) {
+      await visible();
+      state.root.scrollIntoView({ block: "nearest" });
+    }
+    state.place = region || null;
+    if (id === state.id) {
+      await refresh();
+      return move();
+    }
     const serial = ++state.serial;
     state.id = id;
     state.osd?.destroy();
@@ -68,12 +83,23 @@
       const { width, height, mpp, objective } = state.info;
       say([`${width} × ${height} pixels`, mpp ? `${+mpp.toFixed(4)} µm per pixel` : "µm per pixel not stated",
         objective ? `objective ${objective}×` : ""].filter(Boolean).join(" · "));
+      move();
       draw();
     });
     osd.addHandler("open-failed", () => { state.root.dataset.state = "error"; say("The slide could not be shown."); });
     let failed = 0;
     osd.addHandler("tile-load-failed", () => say(`${++failed} part(s) of this slide could not be read; the file may be damaged.`));
     for (const event of ["animation", "animation-finish", "resize", "update-viewport"]) osd.addHandler(event, draw);
+  }
+
+  // Once: the region in the middle, with as much around it on each side.
+  function move() {
+    const item = state.osd?.world.getItemAt(0);
+    if (!item || !state.place) return;
+    const [x, y, width, height] = state.place;
+    state.place = null;
+    state.osd.viewport.fitBounds(item.imageToViewportRectangle(x - width, y - height, 3 * width, 3 * height), true);
+    draw();
   }
 
   function plain(id) {
@@ -218,5 +244,6 @@
     return JSON.stringify({ x: x0, y: y0, width: x1 - x0, height: y1 - y0, scale: where.scale * (window.devicePixelRatio || 1) });
   }
 
-  window.paViewer = { attach, show, refresh, view, viewer: () => state.osd };
+  const attached = () => Boolean(state.root?.isConnected);
+  window.paViewer = { attach, attached, show, refresh, view, viewer: () => state.osd };
 })();
