@@ -12,15 +12,18 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from assistant.answer import Box, Case, ToolCall
 from assistant.chat.grammar import numbers_in
 from assistant.chat.prompt import YES_NO, Question
+from assistant.chat.trust import trust
 
 #: Spread of the logarithm of a tool's count around the true one: counts are within about 15 %.
 COUNT_SPREAD = 0.15
 _FEWEST_MATCHES = 2
+#: Probability of each option, how the tool came to it, and the class where it names one.
+Chances = tuple[list[float], Literal["class", "count", "flag"], str]
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*")
 _MORE = re.compile(r"\b(?:more|greater|higher|larger|over|above|exceeds?)\b")
 _LESS = re.compile(r"\b(?:fewer|less|lower|smaller|under|below)\b")
@@ -43,10 +46,17 @@ _QUANTITIES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Mapped:
-    """A closed question answered by a tool: probability of each option, and the call it rests on."""
+    """A closed question answered by a tool: probability of each option, and the call it rests on.
+
+    Attributes:
+        how: ``"class"`` named by the tool, ``"count"`` compared with the options, or ``"flag"`` that it sets.
+        told: The class, where the tool names one.
+    """
 
     chances: list[float]
     call: ToolCall
+    how: Literal["class", "count", "flag"] = "class"
+    told: str = ""
 
 
 def worked(calls: Sequence[ToolCall]) -> list[ToolCall]:
@@ -62,19 +72,38 @@ def option_chances(asked: Question, calls: Sequence[ToolCall]) -> Mapped | None:
     """
     for call in worked(calls):
         numbers = call.result.get("numbers", {})
-        found = (
-            _yes_no(asked, numbers)
-            if asked.options == YES_NO
-            else _by_class(asked, numbers) or _by_count(asked, numbers)
-        )
-        if found is not None:
-            return Mapped(found, call)
+        if asked.options == YES_NO:
+            mapped = _yes_no(asked, numbers)
+        elif chances := _by_class(asked, numbers):
+            mapped = chances, "class", str(numbers.get("label", ""))
+        elif chances := _by_count(asked, numbers):
+            mapped = chances, "count", ""
+        else:
+            mapped = _by_type(asked, call)
+        if mapped is not None:
+            return Mapped(mapped[0], call, mapped[1], mapped[2])
     return None
+
+
+def _by_type(asked: Question, call: ToolCall) -> Chances | None:
+    """From the commonest type among the white cells, which the tool names without probabilities: how often that type
+    was right, and the rest shared among the other options."""
+    types: Mapping[str, int] = call.result.get("numbers", {}).get("white_cell_types", {})
+    most = [name for name, count in types.items() if count == max(types.values())]
+    if len(most) != 1:
+        return None
+    chosen = [i for i, option in enumerate(asked.options) if plain_name(option) == plain_name(most[0])]
+    if len(chosen) != 1:
+        return None
+    value = trust(call, most[0]).value or 0.5
+    chances = [(1 - value) / max(1, len(asked.options) - 1)] * len(asked.options)
+    chances[chosen[0]] = value
+    return chances, "class", most[0]
 
 
 def _by_class(asked: Question, numbers: Mapping[str, Any]) -> list[float] | None:
     """From any ``…probabilities`` of the result whose classes name at least two options."""
-    for shares in _tables(numbers):
+    for shares in tables(numbers):
         matched = [_class_share(option, shares) for option in asked.options]
         if sum(m is not None for m in matched) < min(_FEWEST_MATCHES, len(asked.options)):
             continue
@@ -85,30 +114,30 @@ def _by_class(asked: Question, numbers: Mapping[str, Any]) -> list[float] | None
 
 
 def _class_share(option: str, shares: Mapping[str, float]) -> float | None:
-    wanted = _plain(option)
-    exact = [p for name, p in shares.items() if _plain(name) == wanted]
+    wanted = plain_name(option)
+    exact = [p for name, p in shares.items() if plain_name(name) == wanted]
     if exact:
         return float(exact[0])
     words = set(wanted.split())
     close = [
-        p for name, p in shares.items() if (mine := set(_plain(name).split())) and (mine <= words or words <= mine)
+        p for name, p in shares.items() if (mine := set(plain_name(name).split())) and (mine <= words or words <= mine)
     ]
     return float(close[0]) if len(close) == 1 else None
 
 
-def _tables(numbers: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
+def tables(numbers: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
     """Every mapping of classes to probabilities; those of the class itself before those of the site."""
-    tables = []
+    found = []
     for key, value in numbers.items():
         if isinstance(value, Mapping):
             plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
             if key.endswith("probabilities") and value and plain:
-                tables.append((key != "probabilities", value))
+                found.append((key != "probabilities", value))
             else:
-                tables += [(True, table) for table in _tables(value)]
+                found += [(True, table) for table in tables(value)]
         elif isinstance(value, list):
-            tables += [(True, t) for item in value if isinstance(item, Mapping) for t in _tables(item)]
-    yield from (table for _, table in sorted(tables, key=lambda pair: pair[0]))
+            found += [(True, t) for item in value if isinstance(item, Mapping) for t in tables(item)]
+    yield from (table for _, table in sorted(found, key=lambda pair: pair[0]))
 
 
 def _by_count(asked: Question, numbers: Mapping[str, Any]) -> list[float] | None:
@@ -116,29 +145,30 @@ def _by_count(asked: Question, numbers: Mapping[str, Any]) -> list[float] | None
     value = quantity(asked.stem, numbers)
     if value is None or any(len(o) != 1 for o in options):
         return None
-    scores = [-abs(_log_ratio(value, o[0])) / COUNT_SPREAD for o in options]
+    scores = [-abs(log_ratio(value, o[0])) / COUNT_SPREAD for o in options]
     top = max(scores)
     shares = [math.exp(s - top) for s in scores]
     return [s / sum(shares) for s in shares]
 
 
-def _yes_no(asked: Question, numbers: Mapping[str, Any]) -> list[float] | None:
+def _yes_no(asked: Question, numbers: Mapping[str, Any]) -> Chances | None:
     said = asked.stem.casefold()
     flag = _flag(said, numbers)
     if flag is not None:
-        return [1.0, 0.0] if flag else [0.0, 1.0]
+        return ([1.0, 0.0] if flag else [0.0, 1.0]), "flag", ""
     limits, value = numbers_in(asked.stem), quantity(asked.stem, numbers)
     if value is not None and len(limits) == 1:
         more = bool(_MORE.search(said) or _LEAST.search(said)) and not _MOST.search(said)
         less = bool(_LESS.search(said) or _MOST.search(said)) and not _LEAST.search(said)
         if more != less:
             edge = 0.5 if _LEAST.search(said) or (less and not _MOST.search(said)) else -0.5
-            above = 1 / (1 + math.exp(-1.7 * _log_ratio(value + edge, limits[0]) / COUNT_SPREAD))
-            return [above, 1 - above] if more else [1 - above, above]
+            above = 1 / (1 + math.exp(-1.7 * log_ratio(value + edge, limits[0]) / COUNT_SPREAD))
+            return ([above, 1 - above] if more else [1 - above, above]), "count", ""
     abnormal = numbers.get("abnormal_probability")
     if isinstance(abnormal, int | float) and ("normal" in said or "dysplas" in said):
         asks_abnormal = "abnormal" in said or "dysplas" in said
-        return [abnormal, 1 - abnormal] if asks_abnormal else [1 - abnormal, abnormal]
+        chances = [abnormal, 1 - abnormal] if asks_abnormal else [1 - abnormal, abnormal]
+        return chances, "class", str(numbers.get("summary", ""))
     return None
 
 
@@ -176,7 +206,8 @@ def _numbers(numbers: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield key.casefold(), float(value)
 
 
-def _log_ratio(value: float, other: float) -> float:
+def log_ratio(value: float, other: float) -> float:
+    """Logarithm of the ratio of two counts; half a unit is added, so that none is 0."""
     return math.log(max(value, 0.0) + 0.5) - math.log(max(other, 0.0) + 0.5)
 
 
@@ -193,16 +224,6 @@ def _sentence(call: ToolCall) -> str:
     notes = [str(w).rstrip(".") for w in call.result.get("warnings", ())]
     kept = f"\nNote: {'; '.join(notes)}." if notes else ""
     return f"`{call.name}`{numbered}: {said}{kept}"
-
-
-def confidence(calls: Sequence[ToolCall], planned: Sequence[float]) -> float:
-    """Of an open answer: that the tools were the right ones, times the least of the probabilities they gave."""
-    given = [
-        float(p)
-        for call in worked(calls)
-        if isinstance(p := call.result.get("numbers", {}).get("probability"), int | float)
-    ]
-    return min([*given, 1.0]) * min([*planned, 1.0])
 
 
 def unsupported_numbers(text: str, calls: Sequence[ToolCall], question: str = "") -> list[str]:
@@ -237,5 +258,6 @@ def cases_of(calls: Sequence[ToolCall]) -> tuple[Case, ...]:
     return tuple(found.values())
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class by its words and figures alone, small."""
     return " ".join(re.findall(r"[a-z0-9]+", name.casefold()))

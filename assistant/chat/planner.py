@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.chat import grammar
+from assistant.chat.arguments import narrowed, settled
+from assistant.chat.copying import continuations
 from assistant.chat.grammar import FunctionTool, Parameter
 from assistant.chat.prompt import parse_question
 from assistant.errors import BadInput, NotAvailable
@@ -206,7 +208,6 @@ class Planner:
         offered = [t for t in offered if facts.images or not any(p.kind == "image" for p in t.parameters)]
         if not offered:
             return None
-        probability = None
         if self.intent is not None and choice == "auto" and all(tool.ours for tool in offered):
             found = self._intended(question, offered, done)
             if found is None:
@@ -214,8 +215,9 @@ class Planner:
             offered, choice, probability = [found[0]], found[0].name, found[1]
             if not arguments:
                 return PlannedCall(choice, {}, probability)
-        if len(offered) == 1 and choice == offered[0].name and (settled := self._settled(offered[0], question, facts)):
-            return PlannedCall(choice, settled, 1.0 if probability is None else probability)
+            return replace(self._filled(offered[0], question, tools, facts), probability=probability)
+        if len(offered) == 1 and choice == offered[0].name and (plain := self._settled(offered[0], question, facts)):
+            return PlannedCall(choice, plain)
         with self._lock:
             start = read(self.engine, self.codec.question(question, facts), self.read_tools(tools))
             writer = _Writer(self, neutral(question), facts, self.engine.stepper(start, _ROOM), start.logits)
@@ -223,8 +225,23 @@ class Planner:
                 for ids, _ in self.codec.call(step.tool, step.arguments):
                     writer.read(ids)
                 writer.read(self.codec.outcome(step.ok))
-            planned = writer.write(offered, none=choice == "auto", bias=bias)
-        return planned if planned is None or probability is None else replace(planned, probability=probability)
+            return writer.write(offered, none=choice == "auto", bias=bias)
+
+    def _filled(self, tool: FunctionTool, question: str, tools: Sequence[FunctionTool], facts: Facts) -> PlannedCall:
+        """A call of one of our tools: its arguments from the words of its clause, the rest by the language model."""
+        assert self.intent is not None  # noqa: S101
+        asked = stem(neutral(question))
+        clause = self.intent.clause_of(asked, tool.name)
+        fixed, left = settled(tool, clause, asked, facts.images, facts.made)
+        if not left:
+            return PlannedCall(tool.name, fixed)
+        said = asked if any(p.kind == "image" for p in left) else clause
+        with self._lock:
+            start = read(self.engine, self.codec.question(said, facts), self.read_tools(tools))
+            writer = _Writer(self, said, facts, self.engine.stepper(start, _ROOM), start.logits)
+            planned = writer.write([narrowed(tool, fixed, left)], none=False, bias=0.0)
+        assert planned is not None  # noqa: S101
+        return planned
 
     def _intended(
         self, question: str, offered: Sequence[FunctionTool], done: Sequence[Step]
@@ -233,7 +250,9 @@ class Planner:
         assert self.intent is not None  # noqa: S101
         named = {tool.name: tool for tool in offered}
         called = {step.tool.name for step in done}
-        for name, probability in self.intent.wanted(stem(neutral(question))):
+        wanted = self.intent.wanted(stem(neutral(question)))
+        # A picture with other colours is what the other tools are meant to work on.
+        for name, probability in sorted(wanted, key=lambda pair: pair[0] != "normalise_stain"):
             if name in named and name not in called:
                 return named[name], probability
         return None
@@ -394,7 +413,7 @@ class _Writer:
         written = ""
         quote = codec.ids('"')[0]
         while True:
-            allowed = _continuations(codec.tokenizer, source, written, parameter.longest)
+            allowed = continuations(codec.tokenizer, source, written, parameter.longest)
             if written.strip():
                 allowed[quote] = ""
             if not allowed:
@@ -410,38 +429,6 @@ class _Writer:
 
 def _begins(longer: Sequence[int], row: Sequence[int]) -> bool:
     return len(longer) > len(row) and list(longer[: len(row)]) == list(row)
-
-
-def _continuations(tokenizer: Any, source: str, written: str, longest: int) -> dict[int, str]:
-    """Tokens that keep ``written`` a passage of ``source`` (whole words at its start), with their text."""
-    pieces = _pieces(tokenizer)
-    folded, start = source.casefold(), written.casefold()
-    if len(folded) != len(source):  # casefolding that changes lengths: compare as written
-        folded, start = source, written
-    room = min(longest - len(written), 24)
-    found: dict[int, str] = {}
-    place = folded.find(start)
-    while place >= 0:
-        begin = place + len(start)
-        whole = place == 0 or not source[place - 1].isalnum()
-        if whole and (written or (begin < len(source) and source[begin] != " ")):
-            for length in range(1, min(room, len(source) - begin) + 1):
-                text = source[begin : begin + length]
-                for token in pieces.get(text.casefold(), ()):
-                    found[token] = text
-        place = folded.find(start, place + 1)
-    return found
-
-
-@lru_cache(maxsize=4)
-def _pieces(tokenizer: Any) -> dict[str, tuple[int, ...]]:
-    """Folded text → tokens that write it, without special tokens and parts of characters."""
-    special = set(tokenizer.all_special_ids)
-    found: dict[str, list[int]] = {}
-    for token, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(tokenizer))])):
-        if token not in special and text and "\ufffd" not in text and not {'"', "\\", "\n"} & set(text):
-            found.setdefault(text.casefold(), []).append(token)
-    return {text: tuple(tokens) for text, tokens in found.items()}
 
 
 def _json(value: Any) -> str:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.answer import Answer, ToolCall, Usage
 from assistant.chat import compose
+from assistant.chat.claims import contradictions
 from assistant.chat.evidence import citations
+from assistant.chat.trust import Trust, confidence, trust
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +40,9 @@ class Toolbox:
 
     Attributes:
         library: Searched where the conversation's state names none.
-        calls: Calls that ended, in their order. probabilities: How sure the planner was of each.
+        calls: Calls that ended, in their order.
+        probabilities: How sure the planner was of each; that a call is right says nothing of its result, so no answer
+            shows them.
         warnings: Sentences about calls that failed or a stain that does not fit.
     """
 
@@ -92,12 +96,12 @@ def answer_with_tools(
         assistant: The :class:`~assistant.assistant.Assistant`, for what the tools leave open.
         prepared: Its prepared question.
     """
-    said = _report(box.calls)
+    said = _report(box.calls, prepared.asked.stem)
     if prepared.asked.closed:
         yield from _closed(assistant, prepared, box, said)
     elif compose.worked(box.calls):
         yield said
-        yield _answer(assistant, prepared, box, said, compose.confidence(box.calls, box.probabilities))
+        yield _answer(assistant, prepared, box, said, confidence(box.calls))
     else:
         yield from _without_result(assistant, prepared, box, said, stop)
 
@@ -113,8 +117,15 @@ def _closed(assistant: Any, p: Any, box: Toolbox, said: str) -> Iterator[str | A
     if mapped is not None:
         best = max(range(len(mapped.chances)), key=mapped.chances.__getitem__)
         label = p.asked.labels[best]
-        answer = assistant._answer(replace(p, empty=False), label, mapped.chances[best], own.usage.completion_tokens)
-        answer = replace(answer, options=dict(zip(p.asked.labels, mapped.chances, strict=True)))
+        sure, basis = _sure(mapped, label)
+        chance = mapped.chances[best] if sure is None else sure
+        answer = assistant._answer(replace(p, empty=False), label, chance, own.usage.completion_tokens)
+        answer = replace(
+            answer,
+            options=dict(zip(p.asked.labels, mapped.chances, strict=True)),
+            confidence=0.0 if sure is None else sure,
+            warnings=(*answer.warnings, basis),
+        )
         if own.best_guess != label:
             doubt = f"the chat model without {mapped.call.name} would answer {own.best_guess}"
             answer = replace(answer, warnings=(*answer.warnings, doubt))
@@ -126,6 +137,23 @@ def _closed(assistant: Any, p: Any, box: Toolbox, said: str) -> Iterator[str | A
     )
     yield answer.text
     yield answer
+
+
+def _sure(mapped: compose.Mapped, label: str) -> tuple[float | None, str]:
+    """Confidence of an option that a tool decided, and what it rests on; None where nothing was measured."""
+    best = max(mapped.chances)
+    if mapped.how == "flag":
+        basis = trust(mapped.call)
+        return basis.value, basis.basis
+    if mapped.how == "count":
+        spread = f"{compose.COUNT_SPREAD:.0%}"
+        said = f"confidence {best:.2f}: by how far the options are from the count of {mapped.call.name}"
+        return best, f"{said}, taken to be off by about {spread}"
+    basis = trust(mapped.call, mapped.told)
+    told = compose.plain_name(mapped.told)
+    if basis.value is None or (told not in compose.plain_name(label) and mapped.told not in ("normal", "abnormal")):
+        return best, f"confidence {best:.2f}: the share of the options that {mapped.call.name} gives this one"
+    return basis.value, basis.basis
 
 
 def _without_result(
@@ -140,31 +168,32 @@ def _without_result(
                 own = piece
     if own is None or re.search(r"\d", own.text):
         yield NOTHING_MEASURED
-        answer = _answer(assistant, p, box, f"{said}\n\n{NOTHING_MEASURED}", 0.0)
+        answer = _answer(assistant, p, box, f"{said}\n\n{NOTHING_MEASURED}", Trust(0.0, ""))
         yield replace(answer, abstained=True)
         return
     yield own.text
     yield replace(own, text=f"{said}\n\n{own.text}")
 
 
-def _answer(assistant: Any, p: Any, box: Toolbox, text: str, confidence: float) -> Answer:
+def _answer(assistant: Any, p: Any, box: Toolbox, text: str, sure: Trust) -> Answer:
+    """An open answer; where nothing was measured its confidence is 0 and the reason is among the warnings."""
     return Answer(
         text=text,
-        confidence=confidence,
+        confidence=0.0 if sure.value is None else sure.value,
         abstained=False,
         best_guess=text,
         boxes=compose.boxes_of(box.calls),
         cases=compose.cases_of(box.calls),
-        warnings=p.warnings,
+        warnings=(*p.warnings, sure.basis) if sure.basis else p.warnings,
         model=assistant.name,
         usage=Usage(len(p.ids), 0),
         seconds=time.perf_counter() - p.began,
     )
 
 
-def _report(calls: Sequence[ToolCall]) -> str:
-    """The tools' sentences; cases found are listed with the numbers that they are cited by."""
+def _report(calls: Sequence[ToolCall], question: str = "") -> str:
+    """The tools' sentences, and what in the question they contradict; cases found are listed with their numbers."""
     cases = compose.cases_of(calls)
     others = [c for c in calls if not (cases and c.status == "ok" and c.name == "find_similar_cases")]
     blocks = [compose.report(others)] if others else []
-    return "\n\n".join([*blocks, *citations(cases, None, ())])
+    return "\n\n".join([*blocks, *contradictions(question, calls), *citations(cases, None, ())])

@@ -1,9 +1,11 @@
 """``score_ihc``: how many cells of a DAB immunostain are positive, and how strongly.
 
-Haematoxylin and DAB by colour deconvolution (Ruifrok and Johnston 2001, scikit-image). Nuclei are found where either
-is high, by the watershed of ``segment_nuclei``. *Nuclear* markers (Ki-67, ER, PR, p53) are read inside the nucleus;
-*membrane* markers (HER2, PD-L1) in a ring around it. Strength is the mean optical density of DAB there, in three
-classes at 0.2, 0.4 and 0.6, the limits QuPath starts with.
+Haematoxylin and DAB by colour deconvolution (Ruifrok and Johnston 2001, scikit-image). Nuclei are found twice and put
+together: by the region network on the haematoxylin alone, drawn as if it were H&E (which finds pale nuclei between
+brown cytoplasm), and where either stain is high, by the watershed of ``segment_nuclei`` (which finds brown nuclei, and
+is all there is where research parts are switched off). *Nuclear* markers (Ki-67, ER, PR, p53) are read inside the
+nucleus; *membrane* markers (HER2, PD-L1) in a ring around it. Strength is the mean optical density of DAB there, in
+three classes at 0.2, 0.4 and 0.6, the limits QuPath starts with.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, NotAvailable
 from assistant.images.stain import separate_stains
-from assistant.tools import fields
-from assistant.tools.base import Card, ToolResult, tool
+from assistant.regions.model import Regions
+from assistant.tools import fields, trunk
+from assistant.tools.base import Card, Context, ToolResult, tool
 from assistant.tools.nuclei import Nucleus, nuclei_of, watershed_nuclei
 from assistant.tools.trunk import Mpp
 
@@ -32,6 +35,10 @@ _COLOURS = {"negative": "#3d7dff", "weak": "#ffe14d", "moderate": "#ff9a1f", "st
 _RING_UM = 1.5  # width of the ring that stands for the membrane
 _COMPLETE = 0.7  # share of the ring that is stained for a membrane to count as complete
 _MAX_OUTLINES = 20_000
+#: Optical density that the densest haematoxylin of a tile is drawn with, the most it is raised by, the eosin beneath.
+_DENSE, _MOST, _EOSIN = 0.72, 4.0, 0.12
+#: A watershed nucleus joins those of the network when it is this solid and less of it than that is covered by them.
+_SOLID, _COVERED = 0.85, 0.25
 
 HER2_CRITERIA = (
     "3+: over 10 % of cells with complete, strong membrane staining; "
@@ -52,8 +59,8 @@ class Cell:
 @tool(
     Card(
         task="Count positive and negative cells of a DAB immunostain and score them.",
-        training_data="none; fixed limits of optical density, as QuPath's defaults",
-        licence="Apache-2.0",
+        training_data=f"nuclei: {trunk.TRAINING}; fixed limits of optical density, as QuPath's defaults",
+        licence=f"{trunk.LICENCE}; without research parts the watershed alone runs, Apache-2.0",
         stains=("DAB immunostain with haematoxylin",),
         magnifications="20x to 40x",
         limits=(
@@ -68,6 +75,7 @@ def score_ihc(
     compartment: Compartment = "nuclear",
     mpp: Mpp = 0.5,
     threshold: Annotated[float, Field(ge=0.05, le=1.5)] = LIMITS[0],
+    context: Context = trunk.DEFAULT,
 ) -> ToolResult:
     """Score a brown (DAB) immunostain: positive and negative cells, percentage, H-score, Ki-67 index, HER2 0 to 3+.
 
@@ -87,13 +95,20 @@ def score_ihc(
         )
     corners, total = fields.tiles(image)
     limits = np.array((threshold, *(limit + threshold - LIMITS[0] for limit in LIMITS[1:])))
+    regions: Regions | None = None
+    try:
+        regions = trunk.network(context)
+    except NotAvailable:
+        warnings = ["nuclei were found by a watershed alone, which misses pale ones between brown cytoplasm"]
+    else:
+        warnings = []
     cells: list[Cell] = []
     for number, tile in enumerate(fields.cut(image, corners)):
-        cells += score_tile(tile, number, compartment, mpp, limits)
+        cells += score_tile(tile, number, compartment, mpp, limits, regions)
     if not cells:
         raise BadInput("no nuclei were found in the field; check the pixel size (--arg mpp=0.25 for 40x)")
     numbers = scores(cells, compartment)
-    warnings = ["every nucleus counts as a tumour cell: lymphocytes and stroma are not told apart"]
+    warnings += ["every nucleus counts as a tumour cell: lymphocytes and stroma are not told apart"]
     if len(corners) < total:
         warnings.append(f"only {len(corners)} of {total} tiles with tissue were measured")
     features = [
@@ -112,9 +127,14 @@ def score_ihc(
 
 
 def score_tile(
-    tile: fields.Tile, number: int, compartment: Compartment, mpp: float, limits: NDArray[np.float64]
+    tile: fields.Tile,
+    number: int,
+    compartment: Compartment,
+    mpp: float,
+    limits: NDArray[np.float64],
+    regions: Regions | None = None,
 ) -> list[Cell]:
-    """The cells of one tile with their classes."""
+    """The cells of one tile with their classes; ``regions`` finds nuclei beside the watershed."""
     from skimage.filters import threshold_otsu
 
     stains = separate_stains(Image.fromarray(tile.pixels))
@@ -126,6 +146,8 @@ def score_tile(
         blue = nuclear / max(float(threshold_otsu(nuclear)), 1e-3)  # type: ignore[no-untyped-call]
         nuclear = np.maximum(blue, np.maximum(brown, 0) / limits[0]).clip(0, 1.5)
     ids = watershed_nuclei(nuclear.astype(np.float32), mpp)
+    if regions is not None:
+        ids = joined(regions.nuclei(as_he(stains["hematoxylin"]), mpp).ids, ids)
     nuclei = nuclei_of(ids, tile, mpp, number)
     size = int(ids.max()) + 1
     if compartment == "nuclear":
@@ -142,6 +164,43 @@ def score_tile(
         mean = float(density[one.label] / max(1, stained[one.label]))
         cells.append(Cell(one, int((mean >= limits).sum()) if share >= 0.1 else 0, share))
     return cells
+
+
+def as_he(hematoxylin: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Haematoxylin alone [H, W], in optical density, drawn [H, W, 3] as dense as in H&E and on some eosin."""
+    from skimage.color import hed2rgb
+
+    density = np.maximum(hematoxylin, 0)
+    gain = min(_MOST, _DENSE / max(float(np.percentile(density, 99)), 1e-3))
+    stains = np.stack([density * gain, np.full(density.shape, _EOSIN), np.zeros(density.shape)], axis=-1) / 6.0
+    pixels: NDArray[np.uint8] = (hed2rgb(stains) * 255).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def joined(network: NDArray[np.int32], watershed: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Instances of both, each nucleus once: the network's, and solid ones of the watershed that it left out.
+
+    Where a nucleus of the watershed is taken, what the network has inside it (a part of it) is not.
+    """
+    from skimage.measure import regionprops
+    from skimage.segmentation import relabel_sequential
+
+    out = network.copy()
+    sizes = np.bincount(network.ravel())
+    number = len(sizes)
+    for region in regionprops(watershed):  # type: ignore[no-untyped-call]
+        rows, columns = region.coords.T
+        under = network[rows, columns]
+        if region.solidity < _SOLID or (under > 0).mean() >= _COVERED:
+            continue
+        parts = np.bincount(under, minlength=len(sizes))[1:]
+        for inside in np.flatnonzero(parts > 0.5 * sizes[1:]) + 1:
+            out[out == inside] = 0
+        free = out[rows, columns] == 0
+        out[rows[free], columns[free]] = number
+        number += 1
+    found: NDArray[np.int32] = relabel_sequential(out)[0].astype(np.int32)  # type: ignore[no-untyped-call]
+    return found
 
 
 def ring_labels(ids: NDArray[np.int32], width: int) -> NDArray[np.int32]:

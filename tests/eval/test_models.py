@@ -137,7 +137,10 @@ def test_a_preset_gives_its_best_guess_with_the_letter_in_brackets() -> None:
             return [Box(phrase, (0, 0, 1, 1), 0.2), Box(phrase, (1, 2, 3, 4), 0.7)] if phrase != "none" else []
 
     model = PresetModel(Closed())
-    assert model.revision == "abc"
+    assert model.revision.startswith("abc-")
+    recalibrated = Closed()
+    recalibrated.calibration = "another"  # type: ignore[attr-defined]
+    assert PresetModel(recalibrated).revision != model.revision  # a run does not go on with another calibration
     assert model.answer(RED, "q", max_new_tokens=5).text == "(B) liver"
     assert model.ground(RED, "cell").box == (1, 2, 3, 4)
     assert model.ground(RED, "none").box is None

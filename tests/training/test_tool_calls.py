@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from training.data import tool_phrases as words
-from training.data.tool_calls import Requests, gold_arguments, planned_tools, usable
+from training.data import tool_phrases_wide as wide
+from training.data.tool_calls import Requests, fresh_requests, gold_arguments, planned_tools, usable
+from training.data.tool_phrases_val import FRESH
 
 
 def test_no_wording_of_val_is_in_train() -> None:
@@ -16,6 +20,45 @@ def test_no_wording_of_val_is_in_train() -> None:
     assert not set(words.PHRASES_TRAIN) & set(words.PHRASES_VAL)
     assert not set(words.OTHER_TRAIN) & set(words.OTHER_VAL)
     assert set(words.TRAIN) == set(words.VAL)
+
+
+def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
+    held = {wide.plain(t) for ts in words.VAL.values() for t in ts} | {wide.plain(t) for t in words.NONE_VAL}
+    held |= {wide.plain(question) for *_, question in FRESH}
+    tables = [*wide.WIDE.values(), *wide.CLAIMS.values(), wide.NONE]
+    rng = random.Random(0)
+    for pattern in [p for ps in tables for p in ps]:
+        for _ in range(40):
+            assert wide.plain(wide.spelled(pattern, rng)) not in held, pattern
+    drawn = Requests("train")
+    for i in range(1000):
+        assert wide.plain(drawn.draw(i).question) not in held
+
+
+def test_a_held_request_is_drawn_again() -> None:
+    assert {wide.spelled("(good morning|good evening)!", random.Random(i)) for i in range(40)} == {"good evening!"}
+
+
+def test_the_fresh_requests_can_be_answered() -> None:
+    requests = fresh_requests()
+    assert len(requests) >= 120
+    assert len({r.question for r in requests}) == len(requests)
+    for request in requests:
+        made = sum(c.name == "normalise_stain" for c in request.calls)
+        for call in request.calls:
+            tool = next(t for t in planned_tools() if t.name == call.name)
+            assert gold_arguments(tool, call) == call.arguments
+            assert call.arguments["image"] <= request.facts.images + made
+            for parameter in tool.parameters:
+                if parameter.name in call.arguments:
+                    assert usable(parameter, call.arguments[parameter.name], request.question), request.question
+
+
+def test_parts_of_the_training_wordings_share_none() -> None:
+    fit, dev = Requests("train", part="fit"), Requests("train", part="dev")
+    for key, texts in fit.wide.items():
+        assert not set(texts) & set(dev.wide[key]) or len(wide.WIDE[key]) < 4
+    assert not set(fit.none_wide) & set(dev.none_wide)
 
 
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.data)])

@@ -9,6 +9,8 @@ other programs. ``val`` shares no wording with ``train``.
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,15 +19,24 @@ from assistant.chat.grammar import FunctionTool, Parameter, from_schema, from_to
 from assistant.chat.planner import SUMMARIES, Facts
 from assistant.chat.prompt import Question
 from training.data import tool_phrases as words
+from training.data import tool_phrases_wide as wide
 from training.data.phrases import ASK, GENERAL, UNANSWERABLE
 from training.data.questions import LABELS, ORGANS, STAINS, draw_options, four_choice, vocabulary
 from training.data.records import OPEN_SETS, load_records
+from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
+#: Of the training wordings: all, or three quarters to fit on and the rest to choose settings by.
+Part = Literal["all", "fit", "dev"]
 
 KINDS = {
     "call": 0.40, "choice": 0.10, "none": 0.28, "several": 0.05, "chained": 0.03, "fails": 0.03, "wrong stain": 0.03,
     "contradiction": 0.03, "injected": 0.03, "other tools": 0.02,
+}  # fmt: skip
+#: Of ``train``: more of what is hard.
+TRAIN_KINDS = {
+    "call": 0.36, "choice": 0.06, "none": 0.27, "several": 0.12, "chained": 0.05, "fails": 0.02, "wrong stain": 0.02,
+    "contradiction": 0.06, "injected": 0.03, "other tools": 0.01,
 }  # fmt: skip
 STAIN_WORDS = {"H&E-like": "H&E", "DAB immunostain": "DAB immunostain", "other or uncertain": "other stain"}
 _FITTING = {
@@ -98,14 +109,29 @@ class Requests:
 
     Args:
         split: Decides wording, slot values and the visual questions among those that need no tool.
+        part: Of the wordings of ``train``.
     """
 
-    def __init__(self, split: Split, seed: int = 0) -> None:
+    def __init__(self, split: Split, seed: int = 0, part: Part = "all") -> None:
         train = split == "train"
         self.split, self.seed = split, seed
-        self.wording = words.TRAIN if train else words.VAL
-        self.none = words.NONE_TRAIN if train else words.NONE_VAL
-        self.frames = words.FRAMES_TRAIN if train else words.FRAMES_VAL
+        self.kinds = TRAIN_KINDS if train else KINDS
+
+        def kept(texts: tuple[str, ...]) -> tuple[str, ...]:
+            """The wordings of the part; all where there are too few to divide."""
+            mine = [t for t in texts if part == "all" or (zlib.crc32(t.encode()) % 4 == 0) == (part == "dev")]
+            return tuple(mine) or texts
+
+        def tables(tables: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+            return {key: kept(texts) for key, texts in tables.items()}
+
+        self.wording = tables(words.TRAIN) if train else words.VAL
+        self.wide = tables(wide.WIDE) if train else {}
+        self.claims = tables(wide.CLAIMS) if train else {}
+        self.one, self.two, self.three = kept(wide.ONE), kept(wide.TWO), kept(wide.THREE)
+        self.none = kept(words.NONE_TRAIN) if train else words.NONE_VAL
+        self.none_wide = kept(wide.NONE) if train else ()
+        self.frames = (*words.FRAMES_TRAIN, *wide.FRAMES) if train else words.FRAMES_VAL
         self.injected = words.INJECTED_TRAIN if train else words.INJECTED_VAL
         self.images = words.IMAGE_TRAIN if train else words.IMAGE_VAL
         self.numbered = words.NUMBERED_TRAIN if train else words.NUMBERED_VAL
@@ -120,14 +146,20 @@ class Requests:
     def draw(self, index: int) -> Request:
         """Request number ``index``."""
         rng = random.Random(f"{self.split}:{self.seed}:{index}")  # noqa: S311 - reproducible, not secret
-        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+        kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
         self._used: list[str] = []
         made: Request = getattr(self, "_" + kind.replace(" ", "_"))(rng)
+        while self.split == "train" and wide.plain(made.question) in wide.HELD:
+            self._used = []
+            made = getattr(self, "_" + kind.replace(" ", "_"))(rng)
         return replace(made, wording=" | ".join(self._used) or made.question.split("\n")[0])
 
     # -- kinds -----------------------------------------------------------------------------------------------------
 
     def _call(self, rng: random.Random) -> Request:
+        if self.wide and rng.random() < 0.12:
+            text, calls = self._listed(1, rng)
+            return self._request(text, 1, calls, "call", rng)
         key = rng.choices(list(self.wording), [0.5 if "+" in k else 1.0 for k in self.wording])[0]
         count = 1 if rng.random() < 0.65 else rng.randint(2, 4)
         if key.startswith("normalise"):
@@ -147,33 +179,67 @@ class Requests:
         )
 
     def _none(self, rng: random.Random) -> Request:
-        if rng.random() < 0.6:
+        if rng.random() < (0.3 if self.none_wide else 0.6):
             return self._request(rng.choice(self.visual), rng.choice((1, 1, 1, 2)), (), "none", rng, frame=False)
-        text = rng.choice(self.none)
+        text = rng.choice(self.none_wide if self.none_wide and rng.random() < 0.7 else self.none)
         self._used.append(text)
+        text = wide.spelled(text, rng) if self.none_wide else text
         count = rng.choice((0, 1, 1, 1, 2)) if "{img}" not in text else 1
-        return self._request(text.replace("{img}", rng.choice(self.images)), count, (), "none", rng)
+        text = text.replace("{img}", rng.choice(self.images)).replace("{num}", str(rng.randint(2, 400)))
+        return self._request(text, count, (), "none", rng)
 
     def _several(self, rng: random.Random) -> Request:
+        if self.wide and rng.random() < 0.45:
+            text, calls = self._listed(2 if rng.random() < 0.7 else 3, rng)
+            return self._request(text, 1, calls, "several", rng)
         first, second = rng.sample([k for k in self.wording if not k.startswith("normalise")], 2)
         while second.split("+")[0] == first.split("+")[0]:
             second = rng.choice([k for k in self.wording if not k.startswith("normalise")])
         one, call_one = self._worded(first, rng, 1)
         two, call_two = self._worded(second, rng, 1)
-        joint = rng.choice(("{} Then: {}", "{} {}", "First: {} Second: {}", "{} Also: {}"))
-        return self._request(joint.format(one, two), 1, (call_one, call_two), "several", rng)
+        joint = rng.choice(
+            wide.JOINTS if self.wide else ("{} Then: {}", "{} {}", "First: {} Second: {}", "{} Also: {}")
+        )
+        return self._request(_joined(joint, one, two), 1, (call_one, call_two), "several", rng)
+
+    def _listed(self, count: int, rng: random.Random) -> tuple[str, tuple[Expected, ...]]:
+        """A list of what tools give, and their calls."""
+        names = rng.sample(list(wide.NOUNS), count)
+        frame = rng.choice({1: self.one, 2: self.two, 3: self.three}[count])
+        nouns, calls = [], []
+        for name in names:
+            noun = rng.choice(wide.NOUNS[name])
+            arguments: dict[str, Any] = {"image": 1}
+            if "{phrase}" in noun:
+                arguments["phrase"] = rng.choice(self.phrases)
+            if name == "classify_tissue":
+                arguments["site"] = "colorectal"
+            nouns.append(noun.format(phrase=arguments.get("phrase", "")))
+            calls.append(Expected(name, arguments))
+        self._used.append(frame)
+        self._used += names
+        return frame.replace("{img}", rng.choice(self.images)).format(*nouns), tuple(calls)
 
     def _chained(self, rng: random.Random) -> Request:
         count = rng.randint(2, 3)
         one, call_one = self._worded("normalise_stain", rng, count)
         key = rng.choice(("segment_nuclei", "segment_glands", "segment_tissue", "check_quality"))
-        template = rng.choice([t for t in self.wording[key] if "{num}" not in t and "{img}" in t and "\n" not in t])
+        table = self.wide[key] if self.wide and rng.random() < 0.6 else self.wording[key]
+        fitting = [
+            [t for t in ts if "{num}" not in t and "{img}" in t and "\n" not in t] for ts in (table, words.TRAIN[key])
+        ]
+        template = rng.choice(fitting[0] or fitting[1])
         self._used.append(template)
-        made = rng.choice(("the result", "the normalised image", "the new image"))
-        two = template.replace("{img}", made)
-        joint = rng.choice(("{} Then: {}", "{} Afterwards: {}", "{} {}"))
+        while "{img}" not in (two := wide.spelled(template, rng) if self.wide else template):
+            pass
+        if self.wide:
+            made, joint = rng.choice(wide.MADE), rng.choice(wide.CHAINS)
+        else:
+            made = rng.choice(("the result", "the normalised image", "the new image"))
+            joint = rng.choice(("{} Then: {}", "{} Afterwards: {}", "{} {}"))
+        two = two.replace("{img}", made)
         call_two = Expected(key, {"image": count + 1})
-        return self._request(joint.format(one, two), count, (call_one, call_two), "chained", rng)
+        return self._request(_joined(joint, one, two), count, (call_one, call_two), "chained", rng)
 
     def _fails(self, rng: random.Random) -> Request:
         """A failed call is not made again."""
@@ -190,11 +256,19 @@ class Requests:
         return Request(self._framed(question, rng), Facts(1, stain), (refused,), "wrong stain")
 
     def _contradiction(self, rng: random.Random) -> Request:
-        """A result that the user doubts is checked by another tool."""
+        """A result that the user doubts is checked by another tool; a claim that a tool can check, by that tool."""
+        if self.claims and rng.random() < 0.5:
+            key = rng.choice(list(self.claims))
+            pattern = rng.choice(self.claims[key])
+            self._used.append(pattern)
+            said = wide.spelled(pattern, rng).replace("{num}", str(rng.choice((5, 12, 30, 60, 90, 150, 400))))
+            arguments = {"image": 1} | ({"site": "colorectal"} if key == "classify_tissue" else {})
+            claimed = said.replace("{img}", rng.choice(self.images))
+            return self._request(claimed, 1, (Expected(key, arguments),), "contradiction", rng)
         key = rng.choice(("segment_nuclei", "segment_glands", "detect_blood_cells", "classify_cervical_cell"))
         question, call = self._worded(key, rng, 1)
         doubt = rng.choice(
-            ("{} If that looks wrong, check the quality too.", "{} And check whether the image is sharp enough for it.")
+            wide.DOUBTS
             if self.split == "train"
             else (
                 "{} Also verify the image quality, since I doubt it.",
@@ -206,7 +280,9 @@ class Requests:
 
     def _injected(self, rng: random.Random) -> Request:
         base = self._none(rng)
-        text = rng.choice(self.injected).format(base.question)
+        pattern = rng.choice((*self.injected, *wide.INJECTED) if self.wide else self.injected)
+        pattern = wide.spelled(pattern, rng).replace("{x}", rng.choice(wide.ORDERS)) if self.wide else pattern
+        text = pattern.format(base.question)
         return Request(text, base.facts, (), "injected")
 
     def _other_tools(self, rng: random.Random) -> Request:
@@ -231,8 +307,9 @@ class Requests:
     def _worded(self, key: str, rng: random.Random, count: int) -> tuple[str, Expected]:
         """A template filled in, and the call it asks for."""
         name, _, variant = key.partition("+")
-        template = rng.choice(self.wording[key])
+        template = rng.choice(self.wide[key] if self.wide and rng.random() < 0.65 else self.wording[key])
         self._used.append(template)
+        template = wide.spelled(template, rng) if self.wide else template
         number = 1 if "{img}" not in template else rng.randint(1, count)
         arguments: dict[str, Any] = {"image": number}
         values = {"img": self._image(number, count, rng), "num": str(rng.choice((5, 10, 20, 50, 100, 200)))}
@@ -258,7 +335,9 @@ class Requests:
                 arguments["text"] = values["text"] = rng.choice(self.texts)
         if name == "ground_phrase":
             arguments["phrase"] = values["phrase"] = rng.choice(self.phrases)
-        if name == "classify_tissue" and any(w in template.lower() for w in ("colo", "bowel", "polyp")):
+        if name == "classify_tissue" and any(
+            w in template.lower() for w in ("colo", "bowel", "polyp", "rect", "intestin")
+        ):
             arguments["site"] = "colorectal"
         return template.format(**values), Expected(name, arguments)
 
@@ -270,6 +349,8 @@ class Requests:
         return rng.choice(self.numbered).format(number)
 
     def _framed(self, text: str, rng: random.Random) -> str:
+        if self.wide and text[-1:].isalnum() and rng.random() < 0.6:
+            text += rng.choice(".!?")
         framed = rng.choice(self.frames).format(text)
         if rng.random() < 0.12:
             framed = framed.lower()
@@ -286,6 +367,25 @@ class Requests:
         if not count and calls:
             raise ValueError("a call needs an image")
         return Request(self._framed(question, rng) if frame else question, Facts(count, stain), calls, kind)
+
+
+def _joined(joint: str, one: str, two: str) -> str:
+    """Two requests in one: ``s`` without the closing mark, ``l`` beginning small."""
+    small = [t[:1].lower() + t[1:] for t in (one, two)]
+    bare = [t.rstrip(".?! ") for t in (one, two)]
+    return joint.format(one, two, **{"0s": bare[0], "1s": bare[1], "0l": small[0], "1l": small[1]})
+
+
+def fresh_requests() -> list[Request]:
+    """The requests of ``FRESH``, on which nothing is tuned; those of kind "fails" and "wrong stain" get no result."""
+    refused = ("fails", "wrong stain")
+    return [
+        Request(
+            question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
+            wording=question,
+        )
+        for kind, images, stain, calls, question in FRESH
+    ]  # fmt: skip
 
 
 def _plain(value: float) -> float | int:
