@@ -283,6 +283,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     alone = isolate()
+    given.out.mkdir(parents=True, exist_ok=True)
     parts = given.parts.split(",")
     target = given.out / "serving.json"
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}

@@ -26,6 +26,7 @@ from assistant.errors import BadInput, NotAvailable
 from assistant.grounding.detector import Detector, Proposals, load_detector
 from assistant.grounding.knowledge import expand
 from assistant.grounding.matcher import Matcher, geometry_of
+from assistant.grounding.program import MOST, OPS
 from assistant.grounding.text import padded, tokens
 from assistant.images.quality import blankness
 
@@ -35,6 +36,7 @@ LONGEST = 400  # characters of a phrase
 _REMEMBERED = 8
 _SAME = 0.5  # of two boxes that overlap more, the better one stays
 _EMPTY = 0.98
+_SURE = 0.7  # of the operation, before other boxes are left out
 _SMALL, _ENLARGED = 200, 320
 
 
@@ -46,11 +48,13 @@ class Reading:
         boxes: [N, 4] corrected, pixels of the image as given.
         logits: [N] of a match, the answer's logit already in them (the smaller of both).
         grouped: One box around all that match is meant.
+        most: Boxes that the phrase asks for ("the largest": one), None where it does not say.
     """
 
     boxes: NDArray[np.float64]
     logits: NDArray[np.float64]
     grouped: bool
+    most: int | None = None
 
 
 def refined(boxes: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
@@ -116,7 +120,10 @@ class Grounder:
         )  # fmt: skip
         made = refined(boxes, said.delta)[0].numpy().clip(0, 1).astype(np.float64) * scale.astype(np.float64)
         something, grouped = (float(v) for v in said.answer[0])
-        return Reading(made, np.minimum(said.match[0].numpy().astype(np.float64), something), grouped > 0)
+        logits = np.minimum(said.match[0].numpy().astype(np.float64), something)
+        chance, op = said.op[0].softmax(dim=0).max(dim=0)
+        most = MOST.get(OPS[int(op)]) if float(chance) >= _SURE else None
+        return Reading(made, logits, grouped > 0, most)
 
     def chosen(self, read: Reading, phrase: str, size: tuple[int, int], limit: float) -> list[Box]:
         """The boxes of a reading that reach ``limit``."""
@@ -125,6 +132,7 @@ class Grounder:
         kept = apart(read.boxes, scores, limit)
         if not len(kept):
             return []
+        kept = kept[: read.most]
         boxes = read.boxes[kept]
         if read.grouped and len(kept) > 1:
             around = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))

@@ -18,6 +18,11 @@ OPS = (
     "two largest", "three largest", "position", "positions", "group position",
 )  # fmt: skip
 GROUPS = tuple(OPS.index(op) for op in ("group", "group position"))
+#: How many things an operation asks for, where it says so.
+MOST = dict.fromkeys((*SUPERLATIVES, "nearest", "farthest", "nearest to the largest", "farthest to the largest"), 1) | {
+    "two largest": 2,
+    "three largest": 3,
+}
 PLACES = ("upper left", "upper right", "lower left", "lower right", "left", "right", "top", "bottom")
 #: Columns of ``matcher.geometry_of``: centre, size, log of the area, log of width over height in pixels, grey.
 _CENTRE, _SIZE, _AREA, _SHAPE, _GREY = slice(0, 2), slice(2, 4), 4, 5, 7

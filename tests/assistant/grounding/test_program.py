@@ -112,3 +112,16 @@ def test_a_wide_image_measures_distances_in_pixels() -> None:
     ops = torch.eye(len(OPS))[OPS.index("nearest")][None]
     got = execute(ops, torch.zeros(1, 8), torch.tensor([[0.0, 1, 1, 0]]), torch.tensor([[1.0, 0, 0, 0]]), geometry)
     assert got[0].argmax() == 2
+
+
+def test_a_phrase_for_one_thing_gives_one_box() -> None:
+    from assistant.grounding.ground import Grounder, Reading
+    from assistant.grounding.matcher import MatcherConfig
+
+    grounder = Grounder(None, Matcher(MatcherConfig(threshold=0.1)))  # type: ignore[arg-type]
+    said = found()
+    for most, count in ((None, 4), (1, 1), (2, 2)):
+        read = Reading(said.boxes.astype(np.float64), np.array([0.1, 2.0, 0.3, 0.2]), False, most)
+        got = grounder.chosen(read, "x", said.size, 0.1)
+        assert len(got) == count
+        assert got[0].xyxy == BOXES[1]
