@@ -41,7 +41,7 @@ def contradictions(question: str, calls: Sequence[ToolCall]) -> list[str]:
         )  # fmt: skip
         if said:
             claimed, measured = said
-            found.append(f"This contradicts the question, which speaks of {claimed}: `{call.name}` gives {measured}.")
+            found.append(f"This contradicts the question, which speaks of {claimed}: {call.name} gives {measured}.")
     return found
 
 

@@ -219,11 +219,11 @@ def report(calls: Sequence[ToolCall]) -> str:
 def _sentence(call: ToolCall) -> str:
     said = str(call.result.get("text", "")).strip()
     if call.status != "ok":
-        return f"`{call.name}` gave no result: {said.removeprefix(call.name + ': ').rstrip('.')}."
+        return f"{call.name} gave no result: {said.removeprefix(call.name + ': ').rstrip('.')}."
     numbered = f" (image {call.arguments['image']})" if call.arguments.get("image", 1) != 1 else ""
     notes = [str(w).rstrip(".") for w in call.result.get("warnings", ())]
     kept = f"\nNote: {'; '.join(notes)}." if notes else ""
-    return f"`{call.name}`{numbered}: {said}{kept}"
+    return f"{call.name}{numbered}: {said}{kept}"
 
 
 def unsupported_numbers(text: str, calls: Sequence[ToolCall], question: str = "") -> list[str]:

@@ -58,7 +58,7 @@ def test_hanging_crashing_raising_and_refusing_tools_are_calls_like_others(field
     calls = loop(Script(("hang", {}), ("crash", {}), ("fail", {}), ("brightness", {"image": 1})), [field])
     assert [c.status for c in calls] == ["timeout", "failed", "failed", "ok"]
     text = report(calls)
-    assert "`hang` gave no result" in text
+    assert "hang gave no result" in text
     assert "the tool broke" in text
     assert not unsupported_numbers(text, calls)
 
@@ -123,12 +123,12 @@ def test_a_tool_that_refuses_is_said_and_the_chat_goes_on(tiny_assistant: Any, d
     script = Script(("score_ihc", {"image": 1}))
     answer = tiny_assistant.ask(dots, "What is the Ki-67 index?", tools="auto", planner=script)
     assert answer.tools[0].status == "refused"
-    assert "`score_ihc` gave no result" in answer.text
+    assert "score_ihc gave no result" in answer.text
     assert answer.abstained
     assert any("score_ihc" in w for w in answer.warnings)
     closed = tiny_assistant.ask(dots, "Is this stained?", tools="auto", planner=script)
     assert closed.best_guess in ("Yes", "No")
-    assert "`score_ihc` gave no result" in closed.text
+    assert "score_ihc gave no result" in closed.text
 
 
 def test_the_planner_is_shown_the_users_turn_only(tiny_assistant: Any, dots: Image.Image) -> None:
