@@ -84,6 +84,10 @@ class Usage:
     completion_tokens: int = 0
 
 
+#: How a warning begins that says why an answer has no confidence.
+NO_CONFIDENCE = "no confidence for"
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer.
@@ -142,3 +146,8 @@ class Answer:
             "warnings": list(self.warnings),
             "disclaimer": self.disclaimer,
         }
+
+    @property
+    def confidence_known(self) -> bool:
+        """False where ``confidence`` is 0 because nothing was measured; a warning has the reason."""
+        return self.confidence > 0 or not any(w.startswith(NO_CONFIDENCE) for w in self.warnings)

@@ -123,7 +123,8 @@ def ask(
     answer = _stream(assistant, shown, question, keywords)
     for option, probability in answer.options.items():
         typer.echo(f"  {probability:6.1%}  {option}")
-    typer.echo(f"confidence {answer.confidence:.2f}" + (" (declined)" if answer.abstained else ""))
+    said = f"confidence {answer.confidence:.2f}" if answer.confidence_known else "no confidence"
+    typer.echo(said + (" (declined)" if answer.abstained else ""))
     for warning in answer.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(answer.disclaimer)

@@ -125,21 +125,28 @@ def _earlier(records: Sequence[Record]) -> str:
         return ""
     folded = "".join(
         f'<details class="evidence"><summary><span>{escape(r.question)}</span>'
-        f"<span>{_state(r.answer)}, {round(100 * r.answer.confidence)} %</span></summary>{_body(r)}</details>"
+        f"<span>{_state(r.answer)}{_percent(r.answer)}</span></summary>{_body(r)}</details>"
         for r in reversed(records)
     )
     return f'<section class="earlier" aria-label="Earlier answers"><h2>Earlier answers</h2>{folded}</section>'
 
 
+def _percent(answer: Answer) -> str:
+    return f", {round(100 * answer.confidence)} %" if answer.confidence_known else ""
+
+
 def _body(record: Record) -> str:
     answer = record.answer
-    low = "Below" if answer.confidence < record.threshold else "At or above"
     parts = [
         _verdict(answer),
         f'<p class="asked" title="{escape(record.question)}">{escape(record.question)}</p>',
-        _bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold),
-        f'<p class="meta">{low} the threshold of {round(100 * record.threshold)} %</p>',
     ]
+    if answer.confidence_known:
+        low = "Below" if answer.confidence < record.threshold else "At or above"
+        parts.append(_bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold))
+        parts.append(f'<p class="meta">{low} the threshold of {round(100 * record.threshold)} %</p>')
+    else:
+        parts.append('<p class="meta">Confidence: not known, see below.</p>')
     if answer.warnings:
         items = "".join(f"<li>{escape(w[:1].upper() + w[1:])}</li>" for w in answer.warnings)
         parts.append(f'<div class="warnings" role="note"><h3>About the image</h3><ul>{items}</ul></div>')

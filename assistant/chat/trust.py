@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from assistant.answer import ToolCall
+from assistant.answer import NO_CONFIDENCE, ToolCall
 from assistant.model.vlm import WEIGHTS
 from assistant.tools.registry import find_tools
 
@@ -60,7 +60,7 @@ def trust(call: ToolCall, told: str = "") -> Trust:
         why = _WHY_NOT.get(call.name, f"nothing was measured for {part or 'such a result'}")
         if part == COUNTS:
             why = "how often its counts are close was not measured; its card has the mean error"
-        return Trust(None, f"no confidence for {call.name}: {why}")
+        return Trust(None, f"{NO_CONFIDENCE} {call.name}: {why}")
     one = rows.get(label, {"right": 0, "said": 0})
     said, right = int(one["said"]), int(one["right"])
     which = f"{call.name} says {label}"

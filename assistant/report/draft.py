@@ -144,7 +144,8 @@ class _Draft:
                 f"(best guess {guess}, confidence {answer.confidence:.2f})."
             )
             return
-        said = self.note("answer", f"{asked}: {text}", round(answer.confidence, 4))
+        sure = round(answer.confidence, 4) if answer.confidence_known else None
+        said = self.note("answer", f"{asked}: {text}", sure)
         regions = [
             self.note("region", f"{box.label} at {_place(box.xyxy)}", round(box.score, 4)) for box in answer.boxes
         ]
@@ -155,7 +156,7 @@ class _Draft:
         backing = [said, *called, *regions, *(cases if answer.support == "supported" else [])]
         if answer.support == "unsupported":
             self.report.limits.append(f"{asked}: {answer.support_text}")
-        statement = Statement(text, backing, round(answer.confidence, 4))
+        statement = Statement(text, backing, sure)
         closed = _options(question, answer)
         if question and _SPECIMEN.search(question) and closed != "yes or no" and not self.report.specimen.text:
             self.report.specimen = statement

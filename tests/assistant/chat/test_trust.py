@@ -96,3 +96,17 @@ def test_a_class_option_has_the_measured_accuracy_not_the_tools_own_probability(
     mapped = option_chances(asked, [call])
     assert mapped is not None
     assert _sure(mapped, "A) adenocarcinoma")[0] == pytest.approx(39 / 42)
+
+
+def test_an_answer_without_confidence_says_so_everywhere() -> None:
+    from assistant.answer import NO_CONFIDENCE, Answer
+    from ui.evidence import Record, evidence_html
+
+    unknown = Answer("61 % positive", 0.0, False, "61 %", warnings=(f"{NO_CONFIDENCE} score_ihc: never measured",))
+    known = Answer("liver", 0.02, False, "liver", warnings=("the image is small",))
+    assert not unknown.confidence_known
+    assert known.confidence_known
+    pages = [evidence_html(Record("q", a, 0.5)) for a in (unknown, known)]
+    assert "Confidence: not known" in pages[0]
+    assert "meter" not in pages[0]
+    assert "2 %" in pages[1]
