@@ -209,7 +209,7 @@ def _index_killed(folder: Path, rounds: int) -> dict[str, Any]:
         )  # fmt: skip
         try:
             data = json.loads(info.stdout)
-            seen.append(data.get("cases", data.get("error", data)) if isinstance(data, dict) else str(data)[:100])
+            seen.append(data.get("cases", "no store yet") if isinstance(data, dict) else str(data)[:100])
         except ValueError:
             seen.append(f"exit {info.returncode}: {info.stderr.strip()[:100]}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603

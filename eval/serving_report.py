@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
@@ -75,6 +76,14 @@ def markdown(result: dict[str, Any]) -> str:
             f"{part['rounds']} times during a streamed answer and an upload: {part['torn_audit_lines']} torn lines in "
             f"the audit log, {part['half_written_files']} half-written files, {part['restarts']} clean starts. An "
             f"index build killed at as many moments then held {part['index_after_kill']} cases; building on finished: "
-            f"`{part['index_finished']}`.",
+            f"{_finished(part['index_finished'])} of {part['index_images']}.",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _finished(said: str) -> str:
+    """Cases that the finished build holds, or what it said instead."""
+    try:
+        return str(json.loads(said)["total"])
+    except (ValueError, KeyError):
+        return f"`{said}`"
