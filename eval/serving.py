@@ -209,7 +209,8 @@ def _index_killed(folder: Path, rounds: int) -> dict[str, Any]:
         )  # fmt: skip
         try:
             data = json.loads(info.stdout)
-            seen.append(data.get("cases", "no store yet") if isinstance(data, dict) else str(data)[:100])
+            held = data.get("cases", data.get("error", data)) if isinstance(data, dict) else str(data)[:100]
+            seen.append(json.loads(json.dumps(held).replace(str(folder), "FOLDER")))
         except ValueError:
             seen.append(f"exit {info.returncode}: {info.stderr.strip()[:100]}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -310,7 +311,7 @@ def main() -> None:
                 result[part] = prefill()
             elif part == "kill":
                 result[part] = killed(folder, given.rounds)
-            result.setdefault("commands", {})[part] = command.strip()
+            result.setdefault("commands", {})[part] = f"{command.strip()}, code {git_revision()}"
         print(json.dumps({part: result[part]}), flush=True)
         _write(given.out, result)
 

@@ -12,7 +12,9 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# The server under load and attack",
         "",
-        f"Reprint: `{result['command']}`, code {result['revision']}.",
+        "Reprint: `python -m eval.serving`; the parts were run by, code where it was kept:",
+        "",
+        *(f"- {part}: `{command}`" for part, command in result.get("commands", {}).items()),
         "",
     ]
     lines.append(
@@ -32,7 +34,7 @@ def markdown(result: dict[str, Any]) -> str:
             "", "## Conversations at once", "", "| | |", "|---|---|",
             f"| conversations, seconds | {part['conversations']}, {part['seconds']} |",
             f"| answers | {part['answers']} ({part['answers_per_s']} a second) |",
-            f"| answers without their own marker | **{part['mixed_up']}** |",
+            f"| answers to closed questions (three in four) without their own marker | **{part['mixed_up']}** |",
             f"| errors; refused with 429 | {part['errors']}; {part['refused_429']} |",
             f"| first token, p50 / p99 | {part['first_token_p50_s']} / {part['first_token_p99_s']} s |",
             f"| tokens a second within an open answer | {part['open_tokens_per_s']} |",
@@ -70,6 +72,9 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"Memory {before} → {after} MiB (models are loaded on first use); afterwards `{part['ready_after']}`."
         )
+        early = [k for k in ("generated_requests", "attacks", "files") if part[k]["sent"] < 5000]
+        if early:
+            lines.append("Fewer than the goal of 10,000 requests and 10,000 files: stopped by the time allowed.")
     if part := result.get("kill"):
         lines += [
             "", "## kill -9", "",

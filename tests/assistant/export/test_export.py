@@ -25,6 +25,19 @@ from tests.assistant.export.tiny import hf_tokens, llama_server, picture, unprin
 QUESTIONS = ("What is Ki-67 good for?", "Name two organs: 1) and 2).", "Is PAS a stain? Yes or no, µ and β?")
 
 
+def parting(model: Any, processor: Any, question: str, first: str, second: str) -> float:
+    """By how much the model prefers the first reply to the second, in logits of the word where they part."""
+    import torch
+
+    read = processor.tokenizer
+    one, two = (read(text, add_special_tokens=False)["input_ids"] for text in (first, second))
+    same = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    ids = read(prompt(question), add_special_tokens=False)["input_ids"] + one[:same]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
+    return float(logits[one[same]] - logits[two[same]])
+
+
 def prompt(question: str, image: bool = False) -> str:
     return f"<|im_start|>user\n{'<image>' if image else ''}{question}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -281,4 +294,6 @@ def test_the_embedded_preset_answers_from_its_gguf_files(tmp_path: Path) -> None
                     "cache_prompt": False,
                 }
             )  # fmt: skip
-            assert reply["choices"][0]["message"]["content"] == expected
+            said = reply["choices"][0]["message"]["content"]
+            # Half precision may turn the greedy choice between two words that the model holds for equally likely.
+            assert said == expected or parting(model, processor, question, expected, said) < 0.1, said
