@@ -238,6 +238,7 @@ def main() -> None:
     for task, reason in skipped.items():
         print(f"{task}: skipped, {reason}")
     if args.results:
+        args.results.mkdir(parents=True, exist_ok=True)
         name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in model.name)
         table = args.results / f"suite-{name}.md"
         table.write_text(markdown(model, runs, skipped, before), encoding="utf-8")
