@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, resized, suppress
+from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, chances, instances, kinds_of, shares, suppress
 from assistant.regions.model import Regions, load_regions, rescaled
 from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
 
@@ -121,17 +121,12 @@ class Detector:
     def _shapes(
         self, maps: NDArray[np.float32], factor: float, first: int, settings: Settings
     ) -> tuple[Boxes, NDArray[np.float32]]:
-        maps = maps.copy()
-        maps[:2] = 1 / (1 + np.exp(-maps[:2]))
-        if len(maps) > 2:
-            shares = np.exp(maps[2:] - maps[2:].max(axis=0))
-            maps[2:] = shares / shares.sum(axis=0)
         stride = STRIDES["nuclei"]
-        maps = resized(maps, (maps.shape[1] * stride, maps.shape[2] * stride))
-        ids = instances(maps[0], maps[1], settings.enlarged(stride))
-        sure = kinds_of(ids, maps[:1])
-        if len(maps) > 2:
-            sure = sure * kinds_of(ids, maps[2:])
+        seen = chances(maps, stride)
+        ids = instances(seen[0], seen[1], settings.enlarged(stride))
+        sure = kinds_of(ids, seen[:1])
+        if len(seen) > 2:
+            sure = sure * kinds_of(ids, seen[2:])
         order = np.argsort(-sure.sum(axis=1), kind="stable")
         boxes = boxes_of(ids) * factor
         return boxes[order], spread(sure[order], first)
@@ -140,16 +135,15 @@ class Detector:
         """Connected regions of one tissue that hold at least a fiftieth of the field, largest first."""
         from skimage.measure import label, regionprops
 
-        shares = np.exp(maps - maps.max(axis=0))
-        shares = shares / shares.sum(axis=0)
-        kinds = shares.argmax(axis=0)
+        seen = shares(maps)
+        kinds = seen.argmax(axis=0)
         rows = []
         for kind in range(3):
             parts = label(kinds == kind, connectivity=1)  # type: ignore[no-untyped-call]
             for part in regionprops(parts):  # type: ignore[no-untyped-call]
                 if part.area >= _LEAST_TISSUE * kinds.size:
                     y0, x0, y1, x1 = part.bbox
-                    chance = shares[:3, parts == part.label].mean(axis=1)
+                    chance = seen[:3, parts == part.label].mean(axis=1)
                     rows.append((part.area, (x0, y0, x1, y1), chance))
         rows.sort(key=lambda row: -row[0])
         boxes = np.array([r[1] for r in rows], np.float32).reshape(-1, 4) * (STRIDES["tissue"] * factor)

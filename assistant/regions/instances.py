@@ -54,6 +54,20 @@ def resized(maps: Map, shape: tuple[int, int]) -> Map:
     return found
 
 
+def shares(logits: Map) -> Map:
+    """Softmax over the first axis: [K, h, w] to chances that sum to 1."""
+    raised = np.exp(logits - logits.max(axis=0))
+    found: Map = (raised / raised.sum(axis=0)).astype(np.float32)
+    return found
+
+
+def chances(maps: Map, stride: int) -> Map:
+    """Logits of foreground, distance and kinds [C, h, w] as chances at the size of the input, [C, h·s, w·s]."""
+    shapes = 1 / (1 + np.exp(-maps[:2]))
+    found = np.concatenate([shapes, shares(maps[2:])]) if len(maps) > 2 else shapes
+    return resized(np.asarray(found, np.float32), (maps.shape[1] * stride, maps.shape[2] * stride))
+
+
 def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.int32]:
     """Instance ids [H, W] from probabilities of foreground and distances, both [H, W]."""
     from scipy.ndimage import binary_fill_holes, gaussian_filter

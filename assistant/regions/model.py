@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.errors import NotAvailable
-from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, instances, kinds_of, resized, suppress
+from assistant.regions.instances import (
+    GLANDS,
+    NUCLEI,
+    Settings,
+    cells,
+    chances,
+    instances,
+    kinds_of,
+    resized,
+    shares,
+    suppress,
+)
 from assistant.regions.network import HEADS, STRIDES, Trunk
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
@@ -87,9 +98,9 @@ class Regions:
 
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
-        chances = self._chances(head, rescaled(pixels, scale))
-        ids = instances(chances[0], chances[1], settings.enlarged(STRIDES[head]))
-        kinds = kinds_of(ids, chances[2:]) if len(chances) > 2 else None
+        seen = self._chances(head, rescaled(pixels, scale))
+        ids = instances(seen[0], seen[1], settings.enlarged(STRIDES[head]))
+        kinds = kinds_of(ids, seen[2:]) if len(seen) > 2 else None
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
 
     def _chances(self, head: str, pixels: Pixels) -> NDArray[np.float32]:
@@ -97,13 +108,8 @@ class Regions:
         total = np.zeros((HEADS[head], *pixels.shape[:2]), np.float32)
         for size, mirrored in VIEWS[head]:
             view = rescaled(pixels[:, ::-1] if mirrored else pixels, size)
-            maps = self.maps(view, (head,))[head]
-            maps[:2] = 1 / (1 + np.exp(-maps[:2]))
-            if len(maps) > 2:
-                shares = np.exp(maps[2:] - maps[2:].max(axis=0))
-                maps[2:] = shares / shares.sum(axis=0)
             # The last row and column of a map may reach over the edge of the field.
-            whole = resized(maps, (maps.shape[1] * STRIDES[head], maps.shape[2] * STRIDES[head]))
+            whole = chances(self.maps(view, (head,))[head], STRIDES[head])
             whole = resized(whole[:, : view.shape[0], : view.shape[1]], pixels.shape[:2])
             total += whole[:, :, ::-1] if mirrored else whole
         total /= len(VIEWS[head])
@@ -111,10 +117,7 @@ class Regions:
 
     def tissue(self, pixels: Pixels, mpp: float = MPP["tissue"]) -> NDArray[np.float32]:
         """Chances of ``TISSUES`` [4, h, w] on a map of a quarter of the size at 1 µm a pixel."""
-        maps = self.maps(rescaled(pixels, mpp / MPP["tissue"]), ("tissue",))["tissue"]
-        shares = np.exp(maps - maps.max(axis=0))
-        found: NDArray[np.float32] = (shares / shares.sum(axis=0)).astype(np.float32)
-        return found
+        return shares(self.maps(rescaled(pixels, mpp / MPP["tissue"]), ("tissue",))["tissue"])
 
     def blood(self, pixels: Pixels, scale: float = BLOOD_SCALE) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Boxes [N, 4] xyxy in pixels of the field and scores [N, 3] of ``BLOOD_CELLS``, best first."""

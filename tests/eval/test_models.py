@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from assistant.errors import BadInput, NotAvailable
 from eval.models import HFModel, NoReply, OpenAIModel, PresetModel, load_encoder, load_model
 from eval.pathmmu_parser import official_prompt, parse
 from tests.fakes import EchoAssistant
-from tests.serving import serving
+from tests.serving import Quiet, answering, serving
 
 RED = Image.new("RGB", (8, 6), "red")
 
@@ -43,29 +42,15 @@ def test_our_own_api_through_the_openai_client() -> None:
 def endpoint(body: Any, delay: threading.Event | None = None) -> Iterator[str]:
     """A server that answers every request with one body, or not before ``delay`` is set."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             if delay is not None:
                 delay.wait(20)
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(200, "application/json", data)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
+    with answering(Handler) as address:
+        yield f"{address}/v1"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ class GroundingRecipe:
         forget, confuse: Shares of phrases without knowledge, and with that of another.
         unknown: Share in which the class is called by a made-up word, so that only its knowledge tells what is meant:
             names that training never saw have to be understood in the same way.
-        start: Weights to go on from; inputs that they lack begin at zero.
     """
 
     sets: tuple[str, ...] = SETS
@@ -63,7 +62,6 @@ class GroundingRecipe:
     forget: float = 0.15
     confuse: float = 0.03
     unknown: float = 0.45
-    start: str = ""
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 100
@@ -195,8 +193,6 @@ def train(
     everything = np.concatenate([np.concatenate([p.features, p.scores], axis=1) for p in found])
     matcher.mean.copy_(torch.from_numpy(everything.mean(axis=0)))
     matcher.spread.copy_(torch.from_numpy(everything.std(axis=0) + 0.05))
-    if recipe.start:
-        _start(matcher, Path(recipe.start))
     weights = balanced(fields, said)
     trained = dict(matcher.named_parameters())
     optimizer = torch.optim.AdamW(list(trained.values()), lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -247,20 +243,6 @@ def _shown(said: list[tuple[int, Phrase]], row: int, recipe: GroundingRecipe, rn
     if chance < recipe.unknown + recipe.forget + recipe.confuse:
         return phrase, expand(said[rng.randrange(len(said))][1].text)
     return phrase, expand(phrase.text)
-
-
-def _start(matcher: Matcher, path: Path) -> None:
-    """Copy weights; a matrix with fewer inputs fills the first of ours, and the rest are zero."""
-    from safetensors.torch import load_file
-
-    mine = matcher.state_dict()
-    for name, found in load_file(path).items():
-        target = mine[name]
-        if target.shape != found.shape:
-            target.zero_()
-            target[:, : found.shape[1]].copy_(found)
-        else:
-            target.copy_(found)
 
 
 def balanced(fields: list[Field], said: list[tuple[int, Phrase]]) -> list[float]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +17,7 @@ from assistant.errors import BadInput
 from assistant.grounding.boxes_text import NOTHING, NotBoxes, box_text, parse_boxes, write_boxes
 from assistant.grounding.chat_boxes import ChatGrounder, _ids, _Writer, grounding_prompt
 from tests.conftest import make_tiny_llava, tiny_tokenizer
+from tests.serving import Quiet, answering
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -155,7 +154,7 @@ def test_phrases_that_are_refused(tiny_assistant: Any, field: Image.Image, phras
         ChatGrounder(tiny_assistant).ground(field, "gland", threshold=2)
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(Quiet):
     """An OpenAI-compatible server with one answer for everything."""
 
     said = ""
@@ -175,14 +174,7 @@ class Endpoint(BaseHTTPRequestHandler):
             for delta, reason, logprobs in [*rows, ({}, self.finish, None)]
         ]  # fmt: skip
         data = "".join(f"data: {json.dumps(c)}\n\n" for c in chunks).encode() + b"data: [DONE]\n\n"
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        return
+        self.send(200, "text/event-stream", data)
 
 
 @contextmanager
@@ -193,19 +185,14 @@ def remote(
     from assistant.model.remote import RemoteAssistant
 
     handler = type("Handler", (Endpoint,), {"said": said, "finish": finish, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("PATHASSIST_REMOTE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("PATHASSIST_REMOTE_MODEL", "m")
-    there = RemoteAssistant.connect()
-    try:
-        yield ChatGrounder(there), handler.asked  # type: ignore[attr-defined]
-    finally:
-        there._client.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(handler) as address:
+        monkeypatch.setenv("PATHASSIST_REMOTE_URL", f"{address}/v1")
+        monkeypatch.setenv("PATHASSIST_REMOTE_MODEL", "m")
+        there = RemoteAssistant.connect()
+        try:
+            yield ChatGrounder(there), handler.asked  # type: ignore[attr-defined]
+        finally:
+            there._client.close()
 
 
 def test_an_endpoint_answers_with_boxes_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

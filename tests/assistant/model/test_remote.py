@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +13,7 @@ from PIL import Image
 from assistant.answer import Answer, ToolCall
 from assistant.errors import BadInput, NotAvailable
 from assistant.model.remote import SAMPLED, RemoteAssistant
-from tests.serving import serving
+from tests.serving import Quiet, answering, serving
 
 pytest.importorskip("openai")
 
@@ -66,7 +64,7 @@ def chunk(delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
     return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(Quiet):
     """Speaks the protocol of other servers: with log-probabilities or refusing them, with tool calls, a redirect."""
 
     asked: ClassVar[list[dict[str, Any]]] = []
@@ -82,9 +80,9 @@ class Endpoint(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if self.mode == "plain" and "logprobs" in body:
-            self._send(400, "application/json", b'{"error": {"message": "logprobs are not supported"}}')
+            self.send(400, "application/json", b'{"error": {"message": "logprobs are not supported"}}')
             return
-        self._send(200, "text/event-stream", "".join(f"data: {json.dumps(c)}\n\n" for c in self._chunks(body)).encode())
+        self.send(200, "text/event-stream", "".join(f"data: {json.dumps(c)}\n\n" for c in self._chunks(body)).encode())
 
     def _chunks(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         if body.get("tools") and body["messages"][-1]["role"] != "tool":
@@ -95,29 +93,12 @@ class Endpoint(BaseHTTPRequestHandler):
         seen = {"content": [{"token": "B", "logprob": -0.2, "bytes": None, "top_logprobs": top}], "refusal": None}
         return [chunk({"content": "B"}, logprobs=seen if body.get("logprobs") else None), chunk({}, "stop")]
 
-    def _send(self, status: int, kind: str, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        return
-
 
 @contextmanager
 def endpoint(mode: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     handler = type("Handler", (Endpoint,), {"mode": mode, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(handler) as address:
+        yield f"{address}/v1", handler.asked  # type: ignore[attr-defined]
 
 
 def test_confidence_is_read_from_the_letters(monkeypatch: pytest.MonkeyPatch, field: Image.Image) -> None:
