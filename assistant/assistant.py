@@ -1,9 +1,10 @@
 """The assistant: images and a question in, an :class:`~assistant.answer.Answer` with its evidence out.
 
-A closed question (lettered options, or yes/no) is answered by the likelihood of each option after the same prompt, so
-its confidence is a probability over the options. An open question is answered by decoding token by token. Both pass
-through one calibration, and a confidence below the threshold becomes "not enough evidence". With ``tools`` the question
-is first given to the tools that it asks for, and what they measure is the answer (``assistant.chat.tool_loop``).
+A closed question (lettered options, or yes/no) is answered by the likelihood of each option after the same prompt, and
+lettered options by a second look of an image-text encoder as well, so its confidence is a probability over the options.
+An open question is answered by decoding token by token. Both pass through one calibration, and a confidence below the
+threshold becomes "not enough evidence". With ``tools`` the question is first given to the tools that it asks for, and
+what they measure is the answer (``assistant.chat.tool_loop``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from assistant.answer import Answer, Box, ToolCall, Usage
 from assistant.chat.calibration import Calibration
 from assistant.chat.evidence import with_evidence, without_evidence
 from assistant.chat.prompt import Question, Turn, parse_question, to_messages
+from assistant.chat.second_look import comparable, cosines
 from assistant.chat.tool_answer import Toolbox, answer_with_tools
 from assistant.errors import BadInput
 from assistant.images.intake import blankness, image_warnings, load_images
@@ -50,11 +52,17 @@ _EMPTY = 0.98
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A question ready to be answered; ``empty`` when every image of it shows nothing."""
+    """A question ready to be answered.
+
+    Attributes:
+        images: All of the conversation that fit the prompt; ``shown`` are those of the newest turn with any.
+        empty: Every image of the question shows nothing.
+    """
 
     asked: Question
     ids: list[int]
     images: list[Image]
+    shown: tuple[Image, ...]
     calibration: Calibration
     warnings: tuple[str, ...]
     empty: bool
@@ -69,6 +77,7 @@ class Assistant:
         revision: Short hash of the weights, for provenance.
         max_images: Images allowed in one conversation.
         context_tokens: Prompt tokens allowed; older turns are dropped to fit.
+        second_look: Name of the encoder that judges lettered options too, or None.
     """
 
     max_images = 8
@@ -85,12 +94,14 @@ class Assistant:
         context_tokens: int = 2048,
         library: Library | None = None,
         notes: Notes | None = None,
+        second_look: str | None = None,
     ) -> None:
         self.model, self.processor, self.engine = model, processor, engine
         self.name, self.revision = name, revision
         self.calibration = calibration or Calibration()
         self.context_tokens = context_tokens
         self.library, self.notes = library, notes
+        self.second_look = second_look
         self._lock = threading.Lock()
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._encoders: dict[str, Encoder] = {}
@@ -140,6 +151,8 @@ class Assistant:
             made._encoders[opened_library.encoder.info.name] = opened_library.encoder
         if threshold is not None:
             made.calibration = _with_threshold(made.calibration, threshold)
+        if made.second_look is not None:
+            made._encoder(made.second_look)  # a tenth of a second; what is missing is said now
         return made
 
     def ask(self, images: Any, question: str, **options: Any) -> Answer:
@@ -213,7 +226,7 @@ class Assistant:
         with self._lock:
             ids, kept = self._fit(turns)
             seen = [image for turn in kept for image in turn.images]
-            prepared = _Prepared(asked, ids, seen, calibration, tuple(warnings), empty, began)
+            prepared = _Prepared(asked, ids, seen, tuple(shown), calibration, tuple(warnings), empty, began)
             if box.calls and not (stop is not None and stop.is_set()):
                 pieces = answer_with_tools(self, prepared, box, stop)
             elif asked.closed:
@@ -269,11 +282,14 @@ class Assistant:
 
     def _encoder(self, name: str) -> Encoder:
         with self._lock:
-            if name not in self._encoders:
-                from assistant.model.encoders.load import load_encoder
+            return self._encoder_unlocked(name)
 
-                self._encoders[name] = load_encoder(name)
-            return self._encoders[name]
+    def _encoder_unlocked(self, name: str) -> Encoder:
+        if name not in self._encoders:
+            from assistant.model.encoders.load import load_encoder
+
+            self._encoders[name] = load_encoder(name)
+        return self._encoders[name]
 
     def _with_evidence(self, answer: Answer, p: _Prepared, turns: Sequence[Turn]) -> Iterator[str | Answer]:
         """The citations as a last piece of text, unless the answer is an abstention, and the answer with them."""
@@ -294,7 +310,10 @@ class Assistant:
         prior = None
         if p.images and p.calibration.prior_weight:
             prior = self.option_scores(p.ids, [empty_field(image.size) for image in p.images], p.asked.options)
-        chances = [float(c) for c in p.calibration.options(scores, prior)]
+        near = None
+        if p.shown and p.calibration.encoder_weight:
+            near = self.option_cosines(p.shown, p.asked.options)
+        chances = [float(c) for c in p.calibration.options(scores, prior, near)]
         best = max(range(len(chances)), key=chances.__getitem__)
         tokens = len(self._option_ids(p.asked.options[best]))
         answer = self._answer(p, p.asked.labels[best], chances[best], tokens)
@@ -365,6 +384,12 @@ class Assistant:
         continuations = [self._option_ids(option) for option in options]
         scored = self.engine.score(self.embed_prompt(ids, images), continuations)
         return [sum(row) / len(row) for row in scored]
+
+    def option_cosines(self, images: Sequence[Image], options: Sequence[str]) -> list[float] | None:
+        """How near each option lies to the images for the second encoder, [K]; None where it has nothing to say."""
+        if self.second_look is None or not comparable(options):
+            return None
+        return cosines(self._encoder_unlocked(self.second_look), images, options)
 
     def embed_prompt(self, ids: list[int], images: Sequence[Image]) -> torch.Tensor:
         """Input embeddings [1, L, H] with the visual tokens in their places."""

@@ -1,4 +1,4 @@
-"""Fit the calibration on ``val``: prior weight, temperature and top of options, the curve of open answers."""
+"""Fit the calibration on ``val``: weights, temperature and top of options, the curve of open answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from assistant.model.preset import load_preset
 from eval.stats import group_folds
 
 PRIOR_WEIGHTS = np.linspace(0, 1, 21)
+ENCODER_WEIGHTS = np.linspace(0, 8, 17)
 
 
 def _stack(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -23,10 +24,10 @@ def _stack(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
-    """Prior weight of most right answers, temperature of least negative log-likelihood, then the top's two numbers.
+    """Weights of most right answers, temperature of least negative log-likelihood, then the top's two numbers.
 
     Args:
-        frame: Columns ``scores``, ``prior`` (K numbers each, the same K throughout) and ``answer``.
+        frame: Columns ``scores``, ``prior``, perhaps ``cosines`` (K numbers each, the same K throughout), ``answer``.
         start: Its other fields are kept.
     """
     scores, prior, answer = _stack(frame, "scores"), _stack(frame, "prior"), frame["answer"].to_numpy()
@@ -34,7 +35,12 @@ def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     # Of weights that answer alike the smallest: weight 0 spares the second look at an empty field.
     right = [int(((scores - w * prior).argmax(1) == answer).sum()) for w in PRIOR_WEIGHTS]
     weight = float(PRIOR_WEIGHTS[int(np.argmax(right))])
-    adjusted = scores - weight * prior
+    adjusted, encoder_weight = scores - weight * prior, 0.0
+    if "cosines" in frame.columns:
+        near = _stack(frame, "cosines")
+        right = [int(((adjusted + w * near).argmax(1) == answer).sum()) for w in ENCODER_WEIGHTS]
+        encoder_weight = float(ENCODER_WEIGHTS[int(np.argmax(right))])
+        adjusted = adjusted + encoder_weight * near
 
     def loss(log_temperature: NDArray[np.float64]) -> float:
         chances = softmax(adjusted / np.exp(log_temperature[0]))
@@ -44,7 +50,10 @@ def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     chances = softmax(adjusted / temperature)
     top, hit = chances.max(1).clip(1e-6, 1 - 1e-6), chances.argmax(1) == answer
     slope, offset = _logistic(np.log(top / (1 - top)), hit)
-    return replace(start, prior_weight=weight, temperature=temperature, top_slope=slope, top_offset=offset)
+    return replace(
+        start, prior_weight=weight, encoder_weight=encoder_weight, temperature=temperature, top_slope=slope,
+        top_offset=offset,
+    )  # fmt: skip
 
 
 def _logistic(x: ArrayLike, correct: ArrayLike) -> tuple[float, float]:
@@ -70,7 +79,7 @@ def cross_fitted_confidence(frame: pd.DataFrame, start: Calibration, folds: int 
         fitted = fit_options(frame[~inside], start)
         for i in np.flatnonzero(inside):
             row = frame.iloc[i]
-            chances = fitted.options(row["scores"], row["prior"])
+            chances = fitted.options(row["scores"], row["prior"], row.get("cosines"))
             confidence[i], hit[i] = chances.max(), chances.argmax() == row["answer"]
     return confidence, hit
 

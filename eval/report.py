@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from assistant.answer import DISCLAIMER
@@ -11,8 +12,8 @@ from assistant.chat.calibration import Calibration
 from eval.fit import cross_fitted_confidence
 from eval.stats import accuracy_at_coverage, calibration_error, cluster_interval
 
-CONTROLS = ("hit_blank", "hit_text", "hit_majority", "hit_probe")
-HEADS = ("ours [95 %]", "blank image", "text only", "majority", "ImageNet probe [95 %]")
+CONTROLS = ("hit_likelihood", "hit_blank", "hit_text", "hit_majority", "hit_probe")
+HEADS = ("ours [95 %]", "without the second look", "blank image", "text only", "majority", "ImageNet probe [95 %]")
 
 
 def _interval(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
@@ -59,7 +60,8 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
         f"# Four-choice questions on `val`: {model}",
         "",
         f"{DISCLAIMER} Reprint: `make results`; per-item scores are in `{model}-vqa.items.parquet`.",
-        "Intervals: bootstrap over slides or groups, 2,000 draws. Atlas diagnoses are slide-level.",
+        "Intervals: bootstrap over slides or groups, 2,000 draws. Atlas diagnoses are slide-level. *Second look*: the",
+        "cosine of image and option by pathclip-small counts beside the likelihood; its weight was fitted on these.",
         "",
         "| items | n | groups | " + " | ".join(HEADS) + " |",
         "|---" * (3 + len(HEADS)) + "|",
@@ -73,6 +75,7 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
     summary = {
         "expected calibration error (fitted on val)": calibration_error(opened["confidence"], opened["hit"]),
         "expected calibration error (cross-fitted by group)": calibration_error(cross, hits),
+        "accuracy (weights cross-fitted by group)": float(np.mean(hits)),
         "accuracy at 50 % coverage": accuracy_at_coverage(opened["confidence"], opened["hit"]),
         "accuracy at 50 % coverage (cross-fitted)": accuracy_at_coverage(cross, hits),
         "answered at the shipped threshold": float((opened["confidence"] >= calibration.threshold).mean()),
@@ -85,8 +88,9 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
     c = calibration
     lines += [
         "",
-        f"Calibration: prior weight {c.prior_weight:.2f}, temperature {c.temperature:.2f}, top "
-        f"{c.top_slope:.2f}·log-odds {c.top_offset:+.2f}, threshold {c.threshold:.2f}.",
+        f"Calibration: prior weight {c.prior_weight:.2f}, encoder weight {c.encoder_weight:.2f}, "
+        f"temperature {c.temperature:.2f}, top {c.top_slope:.2f}·log-odds {c.top_offset:+.2f}, "
+        f"threshold {c.threshold:.2f}.",
         "",
     ]
     return "\n".join(lines), numbers

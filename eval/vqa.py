@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def answer_all(assistant: Any, items: list[ChoiceQuestion], out: Path) -> pd.Dat
     return frame
 
 
+def add_cosines(assistant: Any, frame: pd.DataFrame, items: list[ChoiceQuestion]) -> pd.DataFrame:
+    """Columns ``cosines`` and ``cosines_blank``: how near each option lies to the image, and to an empty field."""
+    from assistant.assistant import empty_field
+    from assistant.images.intake import load_image
+
+    wanted = {q.id: q for q in items}
+    near, blank = [], []
+    for q in tqdm([wanted[i] for i in frame["id"]], desc="second look", unit="item"):
+        image = load_image(q.record.image)
+        near.append(assistant.option_cosines([image], q.options))
+        blank.append(assistant.option_cosines([empty_field(image.size)], q.options))
+    return frame.assign(cosines=near, cosines_blank=blank)
+
+
 def add_baselines(
     frame: pd.DataFrame, items: list[ChoiceQuestion], root: str | os.PathLike[str] | None
 ) -> pd.DataFrame:
@@ -97,14 +112,19 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
 def decide(frame: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     """Columns ``choice``, ``confidence`` and ``hit`` for ours, and hits of every control."""
-    chances = [calibration.options(s, p) for s, p in zip(frame["scores"], frame["prior"], strict=True)]
-    blank = [int(np.argmax(s)) for s in frame["prior"]]  # shown an empty field, the prior is all there is
+    columns = zip(frame["scores"], frame["prior"], frame["cosines"], strict=True)
+    chances = [calibration.options(*row) for row in columns]
+    # Shown an empty field, the prior is all there is.
+    alone = replace(calibration, prior_weight=0.0)
+    blanks = zip(frame["prior"], frame["cosines_blank"], strict=True)
+    blank = [int(alone.options(scores, cosines=cosines).argmax()) for scores, cosines in blanks]
     text = [int(np.argmax(s)) for s in frame["text"]]
     answer = frame["answer"].to_numpy()
     return frame.assign(
         choice=[int(c.argmax()) for c in chances],
         confidence=[float(c.max()) for c in chances],
         hit=[int(c.argmax()) == a for c, a in zip(chances, answer, strict=True)],
+        hit_likelihood=np.array([int(np.argmax(s)) for s in frame["scores"]]) == answer,
         hit_blank=np.array(blank) == answer,
         hit_text=np.array(text) == answer,
         hit_majority=frame["majority"].to_numpy() == answer,
@@ -136,6 +156,9 @@ def run(
 
         assistant = Assistant.load(model, source=source)
         frame = answer_all(assistant, items, folder)
+        if "cosines" not in frame.columns or frame["cosines"].isna().any():
+            frame = add_cosines(assistant, frame, items)
+            _write(frame, path)
     if "probe" not in frame.columns:
         frame = add_baselines(frame, items, data)
         _write(frame, path)

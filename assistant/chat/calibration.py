@@ -19,6 +19,8 @@ class Calibration:
     Attributes:
         prior_weight: Share of an option's score on an empty image that is taken off (contextual calibration, Zhao et
             al. 2021), so that names the model likes without looking do not win.
+        encoder_weight: Weight of the cosine between the image and an option (``assistant.chat.second_look``) beside the
+            option's score.
         temperature: Divides option scores before the softmax (Guo et al. 2017).
         top_slope: The likeliest option's log-odds are stretched by this and shifted by ``top_offset`` (Platt 1999); the
             other options keep their order. 1 and 0 change nothing.
@@ -29,6 +31,7 @@ class Calibration:
     """
 
     prior_weight: float = 0.0
+    encoder_weight: float = 0.0
     temperature: float = 1.0
     top_slope: float = 1.0
     top_offset: float = 0.0
@@ -48,16 +51,24 @@ class Calibration:
         """For ``calibration.json``."""
         return {k: round(v, 4) for k, v in asdict(self).items()}
 
-    def options(self, scores: Sequence[float], prior: Sequence[float] | None = None) -> NDArray[np.float64]:
+    def options(
+        self,
+        scores: Sequence[float],
+        prior: Sequence[float] | None = None,
+        cosines: Sequence[float] | None = None,
+    ) -> NDArray[np.float64]:
         """Probability of each option.
 
         Args:
             scores: Mean token log-probability of each option given the image, [K].
             prior: The same without evidence (an empty image), [K].
+            cosines: Of the image with each option by an image-text encoder, [K].
         """
         adjusted = np.asarray(scores, dtype=np.float64)
         if prior is not None:
             adjusted = adjusted - self.prior_weight * np.asarray(prior, dtype=np.float64)
+        if cosines is not None:
+            adjusted = adjusted + self.encoder_weight * np.asarray(cosines, dtype=np.float64)
         adjusted = adjusted / self.temperature
         chances = softmax(adjusted)
         if (self.top_slope, self.top_offset) == (1.0, 0.0):

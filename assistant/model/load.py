@@ -43,6 +43,7 @@ def load_assistant_parts(
         "name": preset.name,
         "revision": folder.name,
         "calibration": Calibration.read(weights / "calibration.json") if weights else Calibration(),
+        "second_look": preset.second_look,
         "context_tokens": min(preset.language.context_tokens, 4096),
     }
 

@@ -214,6 +214,7 @@ class Preset:
         description: One or two sentences for ``--help`` and the model card.
         licence: Licences of the whole, in words.
         weights: Folder under ``assistant/weights`` with what was trained here; None where nothing was.
+        second_look: Encoder that judges lettered options beside the language model; None for none.
         remote: Set for an endpoint, and then the four parts below are None; otherwise all four are set.
     """
 
@@ -223,6 +224,7 @@ class Preset:
     description: str
     licence: str
     weights: str | None = None
+    second_look: str | None = None
     vision: Vision | None = None
     connector: Connector | None = None
     language: Language | None = None

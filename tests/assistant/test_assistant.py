@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -185,3 +186,26 @@ def test_embed_and_classify_use_the_named_encoder(tiny_assistant: Any, field: Im
             tiny_assistant.embed(**wrong)
     with pytest.raises(BadInput, match=r"1 label\(s\) given"):
         tiny_assistant.classify(field, ["red"], encoder="colours")
+
+
+def test_a_second_look_counts_for_named_options_only(
+    tiny_assistant: Any, field: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.assistant.model.encoders.test_classify import ColourEncoder
+
+    monkeypatch.setitem(tiny_assistant._encoders, "colours", ColourEncoder())
+    red = Image.new("RGB", (64, 64), (220, 30, 30))
+    ask = "Which colour?\nA) blue\nB) red"
+    before = tiny_assistant.ask(red, ask, threshold=0.0).options
+    monkeypatch.setattr(tiny_assistant, "second_look", "colours")
+    monkeypatch.setattr(tiny_assistant, "calibration", replace(tiny_assistant.calibration, encoder_weight=50.0))
+    after = tiny_assistant.ask(red, ask, threshold=0.0).options
+    assert after["B) red"] > 0.99 > before["B) red"]
+    # The newest images are meant, not those of an earlier turn.
+    earlier = [Turn("user", "Which colour?", (red,)), Turn("assistant", "red")]
+    blue = Image.new("RGB", (64, 64), (30, 30, 220))
+    assert tiny_assistant.ask(blue, ask, history=earlier, threshold=0.0).options["A) blue"] > 0.99
+    for options in (["Yes", "No"], ["red", "None of the above"], ["blue", "Cannot tell"]):
+        assert tiny_assistant.option_cosines([red], options) is None
+    monkeypatch.setattr("assistant.assistant.cosines", lambda *_: pytest.fail("looked without an image"))
+    assert tiny_assistant.ask(None, ask, threshold=0.0).options

@@ -53,6 +53,24 @@ def test_a_prior_that_misleads_is_taken_off() -> None:
     assert fit_options(frame, Calibration()).prior_weight > 0.7
 
 
+def test_an_encoder_that_knows_more_is_listened_to_and_noise_is_not() -> None:
+    frame = items(1200, 0.3)
+    generator = np.random.default_rng(2)
+    noise = generator.normal(0, 0.1, (len(frame), 4))
+    deaf = fit_options(frame.assign(cosines=list(noise)), Calibration())
+    told = noise + 0.5 * np.eye(4)[frame["answer"]]
+    heard = fit_options(frame.assign(cosines=list(told)), Calibration())
+    assert deaf.encoder_weight <= 1 < heard.encoder_weight
+    hits = [
+        heard.options(s, None, c).argmax() == a for s, c, a in zip(frame["scores"], told, frame["answer"], strict=True)
+    ]
+    alone = [heard.options(s).argmax() == a for s, a in zip(frame["scores"], frame["answer"], strict=True)]
+    assert np.mean(hits) > np.mean(alone) + 0.1
+    confidence, hit = cross_fitted_confidence(frame.assign(cosines=list(told)), Calibration())
+    assert np.mean(hit) == pytest.approx(np.mean(hits), abs=0.03)
+    assert calibration_error(confidence, hit) < 0.05
+
+
 def test_open_answers_follow_their_likelihood() -> None:
     generator = np.random.default_rng(0)
     x = generator.normal(-1, 1, 4000)
