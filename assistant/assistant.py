@@ -266,9 +266,10 @@ class Assistant:
             BadInput: Fewer than two labels, an empty or repeated one, a bad image.
         """
         from assistant.model.encoders.classify import check_labels, classify
+        from assistant.model.encoders.views import embed_views
 
-        wanted = check_labels(labels)
-        return classify(self._encoder(encoder), self.embed(images, encoder=encoder), wanted)
+        wanted, found = check_labels(labels), self._encoder(encoder)
+        return classify(found, embed_views(found, load_images(images)), wanted)
 
     def ground(self, image: Any, phrase: str, *, threshold: float | None = None) -> list[Box]:
         """Boxes of what a phrase means, best first, in pixels of the image as given; empty for nothing like that.

@@ -101,7 +101,7 @@ def classify(
 
     wanted, files = parse_labels(labels), find_images(images)
     model = load_encoder(encoder, source.value)
-    result = _embed_images(model, files, quiet=as_json)
+    result = _embed_images(model, files, quiet=as_json, in_views=True)
     _nothing_left(result)
     calibration = ClassCalibration.read(encoder)
     found = classes_of(model, result.vectors, wanted, calibration=calibration)
@@ -163,14 +163,14 @@ def stain(
     finish(as_json, summary, f"{out} is written" + (f": {note}" if note else ""))
 
 
-def _embed_images(model: Encoder, files: list[Path], *, quiet: bool) -> Embedded:
+def _embed_images(model: Encoder, files: list[Path], *, quiet: bool, in_views: bool = False) -> Embedded:
     from tqdm import tqdm
 
     from assistant.model.encoders.use import embed_files
 
     # None shows the bar on terminals only.
     with tqdm(total=len(files), unit="image", disable=True if quiet or len(files) < 2 else None) as bar:
-        return embed_files(model, files, progress=bar.update)
+        return embed_files(model, files, in_views=in_views, progress=bar.update)
 
 
 def _nothing_left(result: Embedded) -> None:

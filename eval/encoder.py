@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from assistant.images.intake import load_image
+from assistant.model.encoders.base import Encoder
+from assistant.model.encoders.views import embed_views
 from eval.encoder_metrics import (
     TASKS,
     Vectors,
@@ -65,6 +68,16 @@ def encode(model: Any, records: Sequence[Record], size: int, normalise: Callable
             pooled.append(model(x))
     whole = torch.cat(embedded).numpy() if embedded else None
     return Bank(torch.cat(pooled).numpy(), whole)
+
+
+def encode_views(encoder: Encoder, records: Sequence[Record]) -> Bank:
+    """Vectors as classes are told by, over views of each image of ``val``; zeros elsewhere."""
+    out = np.zeros((len(records), encoder.info.dimension), np.float32)
+    val = [i for i, r in enumerate(records) if r.split == "val"]
+    for start in tqdm(range(0, len(val), 16), desc="views", unit="batch"):
+        rows = val[start : start + 16]
+        out[rows] = embed_views(encoder, [load_image(records[i].image) for i in rows])
+    return Bank(out, out)
 
 
 def cached(path: Path, make: Callable[[], Bank]) -> Bank:
@@ -160,6 +173,7 @@ def run(
         name = f"{Path(other).parent.name}"
         mark = sha256(Path(other) / "model.safetensors")[:12]
         banks[name] = cached(kept / f"{mark}.npz", lambda p=other: encode(PathClipModel.load(Path(p)), records, size))
+    viewed = cached(kept / f"{key}-views.npz", lambda: encode_views(texts, records)).pooled
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(len(records), 64)).astype(np.float32)
     assert banks["ours"].embedded is not None  # noqa: S101 - a PathCLIP always has a shared space
@@ -170,7 +184,9 @@ def run(
         "probe_embedded": {t: probe(embedded, records, t) for t in TASKS},
         "probe_noise": {t: probe(noise, records, t) for t in TASKS},
         "zero_shot": {t: zero_shot(embedded, records, t, texts) for t in TASKS},
+        "zero_shot_views": {t: zero_shot(viewed, records, t, texts) for t in TASKS},
         "captions": caption_retrieval(embedded, records, texts),
+        "captions_views": caption_retrieval(viewed, records, texts),
         "slides": {
             "ours": slide_retrieval(embedded, records), "imagenet": slide_retrieval(banks["imagenet"].pooled, records),
             "noise": slide_retrieval(noise, records),
@@ -185,7 +201,7 @@ def run(
     report.write_text(encoder_markdown(numbers), encoding="utf-8")
     print(report.read_text(encoding="utf-8"))
     if fit:
-        fitted = class_calibration(embedded, records, texts)
+        fitted = class_calibration(viewed, records, texts)
         path = Path(encoder) / "calibration.json"
         path.with_suffix(".tmp").write_text(json.dumps(fitted.as_dict()) + "\n", encoding="utf-8")
         path.with_suffix(".tmp").replace(path)

@@ -20,7 +20,15 @@ def _probes(numbers: dict[str, Any]) -> list[str]:
     ours, base = numbers["probe"]["ours"], numbers["probe"]["imagenet"]
     others = [n for n in numbers["probe"] if n not in ("ours", "imagenet")]
     heads = ["task", "n", "ours, linear", "ImageNet tower, linear", *(f"{n}, linear" for n in others)]
-    heads += ["ours, 384-d embedding", "noise", "16 shots: ours", "16 shots: ImageNet", "zero-shot", "random texts"]
+    heads += [
+        "ours, 384-d embedding",
+        "noise",
+        "16 shots: ours",
+        "16 shots: ImageNet",
+        "zero-shot",
+        "zero-shot, five views",
+        "random texts",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for task in ours:
         zero = numbers["zero_shot"][task]
@@ -29,7 +37,7 @@ def _probes(numbers: dict[str, Any]) -> list[str]:
         cells += [f"{numbers['probe'][n][task]['linear'][0]:.3f}" for n in others]
         cells += [f"{numbers[k][task]['linear'][0]:.3f}" for k in ("probe_embedded", "probe_noise")]
         cells += [f"{ours[task]['shots']:.3f}", f"{base[task]['shots']:.3f}"]
-        cells += [_wide(zero["accuracy"]), f"{zero['random']:.3f}"]
+        cells += [_wide(zero["accuracy"]), _wide(numbers["zero_shot_views"][task]["accuracy"]), f"{zero['random']:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
 
     def mean(table: dict[str, Any], key: str) -> float:
@@ -40,12 +48,14 @@ def _probes(numbers: dict[str, Any]) -> list[str]:
     cells += [f"{mean(numbers[k], 'linear'):.3f}" for k in ("probe_embedded", "probe_noise")]
     cells += [f"{mean(ours, 'shots'):.3f}", f"{mean(base, 'shots'):.3f}"]
     zero = numbers["zero_shot"]
-    cells += [f"{mean(zero, 'accuracy'):.3f}", f"{np.mean([v['random'] for v in zero.values()]):.3f}"]
+    cells += [f"{mean(zero, 'accuracy'):.3f}", f"{mean(numbers['zero_shot_views'], 'accuracy'):.3f}"]
+    cells += [f"{np.mean([v['random'] for v in zero.values()]):.3f}"]
     lines.append("| " + " | ".join(cells) + " |")
     unseen = [("probe, ours", ours["organ"]["unseen"]), ("probe, ImageNet", base["organ"]["unseen"])]
     unseen += [
         ("probe, 384-d embedding", numbers["probe_embedded"]["organ"]["unseen"]),
         ("zero-shot", zero["organ"]["unseen"]),
+        ("zero-shot, five views", numbers["zero_shot_views"]["organ"]["unseen"]),
     ]
     said = "; ".join(f"{name} {_wide(value)}" for name, value in unseen)
     lines += ["", f"Organ of cases never seen (n {ours['organ']['unseen_n']}, five cases): {said}."]
@@ -88,6 +98,10 @@ def encoder_markdown(numbers: dict[str, Any]) -> str:
         f"{captions['captions']} distinct captions of the atlas, in wording never trained on.",
         "",
         *_captions(captions),
+        "",
+        "The same with the mean over the field and its four corners (`assistant/model/encoders/views.py`):",
+        "",
+        *_captions(numbers["captions_views"]),
         "",
         "## Slides of the same diagnosis",
         "",

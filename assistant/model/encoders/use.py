@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from assistant.errors import BadInput, NotAvailable, PathAssistError
 from assistant.images.intake import ImageSource, load_image
 from assistant.model.encoders.base import Encoder
+from assistant.model.encoders.views import merged, views
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 #: Most lines of a text file, and bytes of it: more belongs into several files.
@@ -71,6 +72,7 @@ def embed_files(
     encoder: Encoder,
     paths: Sequence[Path],
     *,
+    in_views: bool = False,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Embedded:
@@ -79,16 +81,19 @@ def embed_files(
     Args:
         encoder: Any encoder.
         paths: Files; ids are their paths as given.
+        in_views: Each vector is the mean over several views of its image (``assistant.model.encoders.views``).
         workers: Threads that decode; default one a core.
         progress: Called with the number of files done since the last call.
     """
-    return embed_sources(encoder, [(str(path), path) for path in paths], workers=workers, progress=progress)
+    items = [(str(path), path) for path in paths]
+    return embed_sources(encoder, items, in_views=in_views, workers=workers, progress=progress)
 
 
 def embed_sources(
     encoder: Encoder,
     items: Sequence[tuple[str, ImageSource]],
     *,
+    in_views: bool = False,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Embedded:
@@ -100,16 +105,21 @@ def embed_sources(
 
     def flush() -> None:
         if ready:
-            parts.append(encoder.embed_prepared(ready))
+            vectors = encoder.embed_prepared(ready)
+            parts.append(merged(vectors) if in_views else vectors)
             ready.clear()
 
-    for name, outcome in _ahead(lambda source: encoder.prepare(load_image(source)), items, workers):
+    def prepare(source: ImageSource) -> list[Any]:
+        image = load_image(source)
+        return [encoder.prepare(view) for view in (views(image) if in_views else [image])]
+
+    for name, outcome in _ahead(prepare, items, workers):
         if isinstance(outcome, PathAssistError):
             failed.append((name, str(outcome)))
         else:
             ids.append(name)
-            ready.append(outcome)
-            if len(ready) == _BATCH:
+            ready.extend(outcome)
+            if len(ready) >= _BATCH:
                 flush()
         if progress:
             progress(1)
