@@ -25,8 +25,9 @@ from assistant.chat.prompt import Question, Turn, parse_question, to_messages
 from assistant.chat.second_look import comparable, cosines
 from assistant.chat.tool_answer import Toolbox, answer_with_tools
 from assistant.errors import BadInput
-from assistant.images.intake import blankness, image_warnings, load_images
+from assistant.images.intake import image_warnings, load_images
 from assistant.model.encoders.preset import DEFAULT
+from assistant.model.familiar import unfit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +42,12 @@ if TYPE_CHECKING:
     from assistant.chat.tool_loop import Plans, Tools
     from assistant.model.encoders.base import Encoder
     from assistant.model.encoders.classify import Classified
+    from assistant.model.familiar import Familiar
     from assistant.tools.run import ToolState
 
 NOT_ENOUGH = "Not enough evidence in this image."
 NO_IMAGE = "No image was given, so the answer rests on text alone."
 _FEATURE_CACHE = 32
-#: An image this blank holds nothing to answer on, however sure the model is.
-_EMPTY = 0.98
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Prepared:
 
     Attributes:
         images: All of the conversation that fit the prompt; ``shown`` are those of the newest turn with any.
-        empty: Every image of the question shows nothing.
+        empty: Every image of the question shows nothing, or nothing like a microscope field.
     """
 
     asked: Question
@@ -78,6 +78,7 @@ class Assistant:
         max_images: Images allowed in one conversation.
         context_tokens: Prompt tokens allowed; older turns are dropped to fit.
         second_look: Name of the encoder that judges lettered options too, or None.
+        familiar: Tells images that are unlike all training fields; None takes every image.
     """
 
     max_images = 8
@@ -95,13 +96,14 @@ class Assistant:
         library: Library | None = None,
         notes: Notes | None = None,
         second_look: str | None = None,
+        familiar: Familiar | None = None,
     ) -> None:
         self.model, self.processor, self.engine = model, processor, engine
         self.name, self.revision = name, revision
         self.calibration = calibration or Calibration()
         self.context_tokens = context_tokens
         self.library, self.notes = library, notes
-        self.second_look = second_look
+        self.second_look, self.familiar = second_look, familiar
         self._lock = threading.Lock()
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._encoders: dict[str, Encoder] = {}
@@ -218,7 +220,8 @@ class Assistant:
         warnings = [w for picture in pictures for w in image_warnings(picture)]
         if total == 0:
             warnings.append(NO_IMAGE)
-        empty = bool(pictures) and all(blankness(picture) >= _EMPTY for picture in pictures)
+        strange, empty = unfit(pictures, self.familiar)
+        warnings += strange
         box = Toolbox(tools, tool_state, planner, self.library)
         shown = next((turn.images for turn in reversed(turns) if turn.images), ())
         yield from box.run(question, shown, stop)

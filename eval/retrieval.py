@@ -98,8 +98,8 @@ def run(data: str | None = None, out: str | Path = "eval/results", cache: str | 
     from assistant.model.cache import sha256
     from assistant.model.encoders import load_encoder
     from assistant.model.encoders.pathclip import PathClipModel
+    from assistant.model.familiar import imagenet_tower
     from assistant.model.preset import WEIGHTS_FOLDER
-    from eval.probe import imagenet_tower
 
     everything = [r for split in ("train", "val") for r in load_records(OPEN_SETS + RESTRICTED_SETS, split, data)]
     folder = WEIGHTS_FOLDER / "pathclip-small"

@@ -29,6 +29,7 @@ from assistant.grounding.matcher import Matcher, geometry_of
 from assistant.grounding.program import MOST, OPS
 from assistant.grounding.text import padded, tokens
 from assistant.images.quality import blankness
+from assistant.model.familiar import THRESHOLD, Familiar, load_familiar
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "grounding"
 OPEN_REGIONS = WEIGHTS.parent / "regions" / "regions-open.safetensors"
@@ -66,10 +67,14 @@ def refined(boxes: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
 
 
 class Grounder:
-    """Detector and matcher; safe to call from several threads, one image or phrase at a time."""
+    """Detector and matcher; safe to call from several threads, one image or phrase at a time.
 
-    def __init__(self, detector: Detector, matcher: Matcher) -> None:
-        self.detector, self.matcher = detector, matcher.eval()
+    Args:
+        familiar: In an image unlike all training fields nothing is looked for; None looks in every image.
+    """
+
+    def __init__(self, detector: Detector, matcher: Matcher, familiar: Familiar | None = None) -> None:
+        self.detector, self.matcher, self.familiar = detector, matcher.eval(), familiar
         self._kept: OrderedDict[str, Proposals] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -98,7 +103,8 @@ class Grounder:
         """Of an image, remembered for the last few."""
         key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
         if key not in self._kept:
-            self._kept[key] = propose(self.detector, image)
+            strange = self.familiar is not None and self.familiar.score(image) < THRESHOLD
+            self._kept[key] = nothing(image.size) if strange else propose(self.detector, image)
             while len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -139,6 +145,12 @@ class Grounder:
             return [Box(phrase, _rounded(around, size), round(float(scores[kept].mean()), 4))]
         rows = zip(boxes, scores[kept], strict=True)
         return [Box(phrase, _rounded(box, size), round(float(score), 4)) for box, score in rows]
+
+
+def nothing(size: tuple[int, int]) -> Proposals:
+    """No proposals, for an image of ``size``."""
+    none = np.zeros((0, 0), np.float32)
+    return Proposals(np.zeros((0, 4), np.float32), none, none, np.zeros(0, np.float32), size)
 
 
 def propose(detector: Detector, image: Image.Image) -> Proposals:
@@ -199,4 +211,4 @@ def load_grounder(*, research: bool = True) -> Grounder:
             "grounding has weights for research only (some of its training sets have no open licence), and none "
             "trained on openly licensed sets alone; allow research parts, or ask without grounding"
         )
-    return Grounder(load_detector(research=research), Matcher.read(WEIGHTS / name))
+    return Grounder(load_detector(research=research), Matcher.read(WEIGHTS / name), load_familiar())

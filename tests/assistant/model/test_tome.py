@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from assistant.errors import BadInput
-from assistant.model.tome import assign, energy, merge, merged_tower, reduce_tokens, token_counts, vit_flops
+from assistant.model.tome import (
+    assign,
+    energy,
+    merge,
+    merge_before_connector,
+    merged_tower,
+    positions,
+    reduce_tokens,
+    token_counts,
+    vit_flops,
+)
 
 DEPTH, WIDTH, HEADS, PREFIX = 4, 32, 4, 1
 
@@ -188,3 +199,108 @@ def test_refusals() -> None:
             pass
     with pytest.raises(BadInput, match="tokens of a Linear cannot be merged"), merged_tower(torch.nn.Linear(2, 2), 0.9):
         pass
+
+
+def test_a_chosen_rule_decides_what_merges() -> None:
+    seen: list[int] = []
+
+    def first_two(keys: torch.Tensor, merges: int, margin: float) -> torch.Tensor:
+        seen.append(merges)
+        return assign(keys.roll(1, 1), merges, margin)
+
+    tower, pixels = clip_tower(), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        with merged_tower(tower, 0.9):
+            ours = tokens_of(tower, pixels)
+        with merged_tower(tower, 0.9, first_two):
+            other = tokens_of(tower, pixels)
+    assert seen == [6, 5, 5, 4]
+    assert other.shape == ours.shape
+    assert not torch.allclose(other, ours)
+
+
+def test_positions_close_ranks() -> None:
+    found = positions(torch.tensor([[1]]), torch.tensor([[3]]), 4)
+    assert found.tolist() == [[0, 2, 1, 2]]
+
+
+def test_a_connector_sees_fewer_tokens(tiny_llava: tuple[Any, Any], tiny_assistant: Any) -> None:
+    from PIL import Image
+
+    from assistant.assistant import Assistant
+
+    model, processor = tiny_llava
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    whole = tiny_assistant._visual_tokens(image)
+    undo = merge_before_connector(model, processor, 3)
+    try:
+        merged = Assistant(model, processor, tiny_assistant.engine, name="tiny")
+        assert merged._visual_tokens(image).shape == (3, whole.shape[1])
+        inputs = processor(text="<image> What?", images=image, return_tensors="pt")
+        assert (inputs["input_ids"] == model.config.image_token_id).sum() == 3
+        with torch.no_grad():
+            model(**inputs)  # as many features as places
+        answer = merged.ask([image], "What is it?", max_new_tokens=2)
+        assert answer.text
+    finally:
+        undo()
+    assert torch.equal(Assistant(model, processor, tiny_assistant.engine, name="tiny")._visual_tokens(image), whole)
+    after = processor(text="<image> What?", images=image, return_tensors="pt")["input_ids"]
+    assert (after == model.config.image_token_id).sum() == 4
+    assert model.config.image_seq_length == 4
+
+
+def test_merging_equal_tokens_before_the_connector_loses_nothing(tiny_llava: tuple[Any, Any]) -> None:
+    model, _ = tiny_llava
+    tokens = torch.randn(1, 2, 256).repeat_interleave(2, dim=1)
+    with torch.no_grad():
+        wanted = model.model.multi_modal_projector(tokens)
+        undo = merge_before_connector(model, None, 2)
+        try:
+            found = model.model.multi_modal_projector(tokens)
+        finally:
+            undo()
+    assert torch.allclose(found, wanted[:, ::2], atol=1e-6)
+
+
+def test_a_connector_cannot_see_more_than_there_is(tiny_llava: tuple[Any, Any]) -> None:
+    for count in (0, 5):
+        with pytest.raises(BadInput, match=f"{count} tokens are wanted of 4; choose 1 to 4"):
+            merge_before_connector(*tiny_llava, count)
+    assert not tiny_llava[0].model.multi_modal_projector._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("merge_to", "tokens"), [(0, 4), (2, 2)])
+def test_a_preset_turns_it_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llava: tuple[Any, Any], merge_to: int, tokens: int
+) -> None:
+    import yaml
+    from PIL import Image
+
+    from assistant.assistant import Assistant
+    from assistant.model import load
+    from assistant.model.preset import PRESETS_FOLDER
+
+    folder = tmp_path / "assembled"
+    for part in tiny_llava:
+        part.save_pretrained(folder)
+    data = yaml.safe_load((PRESETS_FOLDER / "embedded.yaml").read_text())
+    data |= {"name": "mine", "second_look": None}
+    data["connector"] |= {"merge_to": merge_to} if merge_to else {}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    monkeypatch.setattr(load, "assembled_folder", lambda *_, **__: folder)
+    made = Assistant.load(str(tmp_path / "mine.yaml"))
+    assert made._visual_tokens(Image.effect_noise((64, 64), 90).convert("RGB")).shape[0] == tokens
+    assert made.revision == ("assembled-merge2" if merge_to else "assembled")
+
+
+def test_a_preset_cannot_ask_for_more_tokens_than_the_tower_has(tmp_path: Path) -> None:
+    import yaml
+
+    from assistant.model.preset import PRESETS_FOLDER, read_preset
+
+    data = yaml.safe_load((PRESETS_FOLDER / "embedded.yaml").read_text()) | {"name": "mine"}
+    data["connector"]["merge_to"] = 17
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(BadInput, match=r"connector\.merge_to is 17; allowed: 0 to 16"):
+        read_preset(tmp_path / "mine.yaml")
