@@ -37,10 +37,10 @@ def list_tools(as_json: Json = False) -> None:
         lines.append(f"{row['name']}{'  (research only)' if row['research_only'] else ''}\n    {row['task']}")
         lines.append(f"    stains: {', '.join(row['stains']) or 'any'}; licence: {row['licence']}")
         lines += [f"    {text}" for text in row["measured_text"]] or ["    not measured"]
+    lines += [f"{name}: {why}" for name, why in registry.waiting.items()]
     lines += [f"{name}: cannot be used: {why}" for name, why in registry.broken.items()]
-    finish(
-        as_json, {"tools": rows, "broken": registry.broken, "disclaimer": DISCLAIMER}, "\n".join([*lines, DISCLAIMER])
-    )
+    summary = {"tools": rows, "waiting": registry.waiting, "broken": registry.broken, "disclaimer": DISCLAIMER}
+    finish(as_json, summary, "\n".join([*lines, DISCLAIMER]))
 
 
 @tools_app.command(
@@ -53,7 +53,9 @@ Examples:
 )
 def run(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Tool, see `pathassist tools list`.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The field, and further ones it needs.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="The field, and further ones it needs.")
+    ] = None,
     arg: Annotated[
         list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the tool; may be repeated.")
     ] = None,
@@ -74,7 +76,9 @@ def run(
         arguments.setdefault(parameter, number)
     if overlay is not None and overlay.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise BadInput(f"--overlay is {overlay.name!r}; its name must end in .png, .jpg or .webp")
-    with ToolState(load_images(images), store=store, timeout=timeout) as state:
+    if images is None and image_parameters(tool):
+        raise BadInput(f"{name} needs an image; name one: pathassist tools run {name} field.png")
+    with ToolState(load_images(images or []), store=store, timeout=timeout) as state:
         call = run_call(name, arguments, state)
     written = _write(call, overlay, geojson) if call.status == "ok" else {}
     if as_json:

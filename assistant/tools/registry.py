@@ -1,4 +1,4 @@
-"""All tools by name: our own, and those of other packages through the entry-point group ``pathassist.tools``.
+"""All tools by name: our own, adapters, and those of other packages (entry-point group ``pathassist.tools``).
 
     [project.entry-points."pathassist.tools"]
     count_dots = "their_package.dots:count_dots"
@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 
 from assistant.errors import BadInput, NotAvailable
+from assistant.tools.adapters import FOLDERS, missing
 from assistant.tools.base import Tool
 
 GROUP = "pathassist.tools"
@@ -36,10 +37,17 @@ BUILTIN = (
 
 @dataclass(frozen=True)
 class Registry:
-    """Tools by name, and why others could not be had."""
+    """Tools by name, and why others could not be had.
+
+    Attributes:
+        tools: What can be called.
+        broken: Other packages' tools that cannot be imported → reason.
+        waiting: Adapters whose weights are not included and were not given → what to do.
+    """
 
     tools: dict[str, Tool] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tool:
         """The tool of that name.
@@ -50,6 +58,8 @@ class Registry:
         """
         if name in self.tools:
             return self.tools[name]
+        if name in self.waiting:
+            raise NotAvailable(f"the tool {name} cannot be used yet: {self.waiting[name]}")
         if name in self.broken:
             raise NotAvailable(f"the tool {name!r} cannot be used: {self.broken[name]}; reinstall its package")
         raise BadInput(f"there is no tool {name[:60]!r}; there are: {', '.join(self.tools)}")
@@ -73,11 +83,18 @@ def resolve(origin: str) -> Tool:
 
 @lru_cache(maxsize=1)
 def find_tools() -> Registry:
-    """Our tools, then those of other packages; read once per process."""
+    """Our tools, adapters with weights, then tools of other packages; read once per process."""
     tools = {found.name: found for found in map(resolve, BUILTIN)}
     broken: dict[str, str] = {}
+    waiting: dict[str, str] = {}
+    for name in FOLDERS:
+        reason = missing(name)
+        if reason is None:
+            tools[name] = resolve(f"assistant.tools.adapters:{name}")
+        else:
+            waiting[name] = reason
     for entry in metadata.entry_points(group=GROUP):
-        if entry.name in tools:
+        if entry.name in tools or entry.name in waiting:
             broken[f"{entry.name} ({entry.value})"] = "its name is taken"
             continue
         try:
@@ -89,4 +106,4 @@ def find_tools() -> Registry:
                 tools[entry.name] = found
             else:
                 broken[entry.name] = f"{entry.value} calls itself {found.name!r}"
-    return Registry(tools, broken)
+    return Registry(tools, broken, waiting)
