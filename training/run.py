@@ -2,6 +2,7 @@
 
     python -m training.run tower --recipe training/recipes/embedded-tower.yaml
     python -m training.run clip --recipe training/recipes/small-cpu.yaml
+    python -m training.run distill --recipe training/recipes/vit-tower.yaml --out runs/vit
     python -m training.run connector --recipe training/recipes/embedded-connector.yaml
     python -m training.run instruct --recipe training/recipes/embedded-instruct.yaml --resume
 
@@ -25,7 +26,7 @@ from training.data.records import DataError
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "clip", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
+STAGES = ("tower", "distill", "clip", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
 #: Which stage a tool is trained by: ``pathassist train tool:NAME``.
 TOOL_STAGES = {
     "segment_nuclei": "regions", "segment_glands": "regions", "segment_tissue": "regions",
@@ -90,6 +91,10 @@ def run(
         toolcalls.run(read_recipe(Path(recipe), toolcalls.ToolcallsRecipe), folder, resume=resume)
     elif stage == "tower":
         _tower(Path(recipe), folder, resume)
+    elif stage == "distill":
+        from training import distill
+
+        distill.run(read_recipe(Path(recipe), distill.DistillRecipe), folder, resume=resume)
     elif stage == "clip":
         from training.clip.train import ClipRecipe, train_clip
 
