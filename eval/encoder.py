@@ -153,8 +153,8 @@ def run(
     from assistant.model.encoders.load import read_pathclip_small
     from assistant.model.encoders.pathclip import PathClipModel
     from assistant.model.encoders.preset import encoder_preset
-    from assistant.model.vlm import write_sums
     from assistant.model.familiar import imagenet_tower
+    from assistant.model.vlm import write_sums
 
     records = [r for split in ("train", "val") for r in load_records(OPEN_SETS + RESTRICTED_SETS, split, data)]
     folder, kept = Path(out), Path(cache)

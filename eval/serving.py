@@ -2,6 +2,7 @@
 
     python -m eval.serving                                       # as the goals say: 10 minutes, 10,000 and 10,000
     python -m eval.serving --minutes 3 --requests 1000 --files 1000
+    python -m eval.serving --parts hostile --limit-minutes 20 --resume      # goes on with what runs/ already holds
 
 Everything runs in a network namespace of its own with nothing but loopback, where the system allows one (root, or
 unprivileged user namespaces); the report says whether it did.
@@ -30,11 +31,13 @@ from typing import Any
 
 import httpx
 
+from eval import serving_kill, serving_pieces
 from eval.provenance import git_revision, versions
-from eval.serving_hostile import CHAT, TIMEOUT_S, Judged, attacks, file_request, files, generated, send
+from eval.serving_hostile import CHAT
 from eval.serving_load import converse, table
 
 RESULTS = Path(__file__).parent / "results"
+RUN = Path("runs/serving-hostile")
 ROUNDS = 5
 _SIOCSIFFLAGS, _UP_RUNNING = 0x8914, 0x41
 
@@ -96,47 +99,17 @@ def violations(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def hostile(folder: Path, requests: int, number: int, seed: int, minutes: float) -> dict[str, Any]:
-    """Requests, then files, at one server. Each half stops early after ``minutes``."""
-    with server(folder, "--tokens", "8") as (address, process):
-        memory = [_rss(process.pid)]
-        with httpx.Client(base_url=address, timeout=TIMEOUT_S) as client:
-
-            def alive() -> bool:
-                return process.poll() is None
-
-            made, byhand, broken = Judged(), Judged(), Judged()
-            end = time.monotonic() + 30 * minutes
-
-            def use(method: str, path: str, keywords: dict[str, Any]) -> None:
-                if time.monotonic() < end:
-                    send(client, made, alive, method, path, **keywords)
-
-            generated(requests // 2, use, seed)
-            end = time.monotonic() + 30 * minutes
-            for method, path, keywords in attacks(requests // 2, seed):
-                if time.monotonic() < end:
-                    send(client, byhand, alive, method, path, **keywords)
-            end = time.monotonic() + 60 * minutes
-            for index, data in enumerate(files(number, seed)):
-                if time.monotonic() > end:
-                    break
-                method, path, keywords = file_request(data, index)
-                send(client, broken, alive, method, path, **keywords)
-            memory.append(_rss(process.pid))
-            healthy = client.get("/ready").json()
-    return {
-        "generated_requests": made.table(),
-        "attacks": byhand.table(),
-        "files": broken.table(),
-        "violations": violations(folder),
-        "ready_after": healthy,
-        "memory_mib": [round(value) for value in memory],
-    }
+def hostile(run: Path, requests: int, number: int, seed: int, minutes: float) -> dict[str, Any]:
+    """Requests and files in pieces kept in ``run``; no piece is begun after ``minutes``, and a later call goes on."""
+    wanted = {"generated_requests": requests // 2, "attacks": requests - requests // 2, "files": number}
+    return serving_pieces.go_on(
+        run, {kind: count for kind, count in wanted.items() if count}, seed=seed, minutes=minutes,
+        revision=git_revision(), start=lambda folder: server(folder, "--tokens", "8"), memory=_rss, seen=violations,
+    )  # fmt: skip
 
 
 def killed(folder: Path, rounds: int) -> dict[str, Any]:
-    """kill -9 during streaming and upload, and during an index write; what is there afterwards must be whole."""
+    """kill -9 during streaming and upload, index builds and report exports; what is left must be whole."""
     audit = folder / "audit.jsonl"
     torn, left, restarts = 0, 0, 0
     for number in range(rounds):
@@ -160,12 +133,16 @@ def killed(folder: Path, rounds: int) -> dict[str, Any]:
             except ValueError:
                 torn += 1
         left += sum(1 for path in folder.iterdir() if "part" in path.name or path.name.endswith(".tmp"))
-    return {
-        "rounds": rounds,
-        "restarts": restarts,
-        "torn_audit_lines": torn,
-        "half_written_files": left,
-    } | _index_killed(folder, rounds)
+    return (
+        {
+            "rounds": rounds,
+            "restarts": restarts,
+            "torn_audit_lines": torn,
+            "half_written_files": left,
+        }
+        | serving_kill.index(folder, rounds)
+        | serving_kill.reports(folder, 4 * rounds)
+    )
 
 
 def _upload(address: str) -> None:
@@ -175,50 +152,6 @@ def _upload(address: str) -> None:
         )
     except httpx.TransportError:
         return
-
-
-def _index_killed(folder: Path, rounds: int) -> dict[str, Any]:
-    """Kill an index build at several moments; the store then opens, and building on gives every case once."""
-    import random
-
-    from eval.serving_hostile import _image
-
-    source, store = folder / "fields", folder / "store"
-    source.mkdir()
-    chance = random.Random(0)  # noqa: S311
-    for number in range(300):
-        _image(chance, 48).save(source / f"{number}.png")
-    command = [sys.executable, "-m", "assistant", "index", "build", str(source), "--store", f"faiss:{store}", "--json"]
-    seen = []
-    for number in range(rounds):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        begun = time.monotonic()
-        while process.poll() is None and time.monotonic() - begun < 120:
-            wrote = store.exists() and any(
-                path.suffix in (".f32", ".vectors", ".bin", ".npy") or "vec" in path.name for path in store.iterdir()
-            )
-            if wrote or (number == 0 and store.exists()):
-                time.sleep(0.15 * number)
-                break
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        info = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "assistant", "index", "info", "--store", f"faiss:{store}", "--json"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        try:
-            data = json.loads(info.stdout)
-            held = data.get("cases", data.get("error", data)) if isinstance(data, dict) else str(data)[:100]
-            seen.append(json.loads(json.dumps(held).replace(str(folder), "FOLDER")))
-        except ValueError:
-            seen.append(f"exit {info.returncode}: {info.stderr.strip()[:100]}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return {
-        "index_after_kill": seen,
-        "index_finished": done.stdout.strip()[:600] or done.stderr.strip()[:300],
-        "index_images": 300,
-    }
 
 
 def silent(folder: Path) -> dict[str, Any]:
@@ -282,10 +215,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default="silent,prefill,load,hostile,kill")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--run", type=Path, default=RUN, help="pieces of the hostile part")
+    parser.add_argument("--resume", action="store_true", help="go on with the pieces in --run instead of refusing them")
     given = parser.parse_args()
+    parts, run = given.parts.split(","), given.run
+    if "hostile" in parts and not given.resume and any(run.glob("*-*.json")):
+        raise SystemExit(f"{run} holds pieces of an earlier run; go on with --resume, or give another --run folder")
     alone = isolate()
     given.out.mkdir(parents=True, exist_ok=True)
-    parts = given.parts.split(",")
     target = given.out / "serving.json"
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
     command = "python -m eval.serving " + " ".join(sys.argv[1:])
@@ -306,7 +243,7 @@ def main() -> None:
                     )
                 result[part] = table(load, given.conversations, seconds) | {"violations": violations(folder)}
             elif part == "hostile":
-                result[part] = hostile(folder, given.requests, given.files, given.seed, given.limit_minutes)
+                result[part] = hostile(run, given.requests, given.files, given.seed, given.limit_minutes)
             elif part == "prefill":
                 result[part] = prefill()
             elif part == "kill":

@@ -72,6 +72,11 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"Memory {before} → {after} MiB (models are loaded on first use); afterwards `{part['ready_after']}`."
         )
+        if len(trace := part.get("memory_trace_mib", [])) > 8:
+            lines.append(_growth(trace))
+        if revisions := part.get("pieces_of_revision"):
+            codes = ", ".join(f"{count} of code {revision}" for revision, count in revisions.items())
+            lines.append(f"Sent in {sum(revisions.values())} pieces to {part['servers']} servers: {codes}.")
         if part["files"]["sent"] < 10_000 or part["generated_requests"]["sent"] + part["attacks"]["sent"] < 10_000:
             lines.append("Fewer than the goal of 10,000 requests and 10,000 files: stopped by the time allowed.")
     if part := result.get("kill"):
@@ -82,7 +87,30 @@ def markdown(result: dict[str, Any]) -> str:
             f"index build killed at as many moments then held {part['index_after_kill']} cases; building on finished: "
             f"{_finished(part['index_finished'])} of {part['index_images']}.",
         ]  # fmt: skip
+        if "reports_killed" in part:
+            lines += [
+                "",
+                f"{part['reports_killed']} times while reports were written as HTML, PDF, DOCX and JSON: of "
+                f"{part['reports_read']} files {part['reports_broken']} could not be read to the end; "
+                f"{part['hidden_parts_left']} hidden part files were left over.",
+            ]
     return "\n".join(lines) + "\n"
+
+
+def _growth(trace: list[tuple[int, int]]) -> str:
+    """Slope of memory over the second half of what was sent, with its 95 % interval by bootstrap over the samples."""
+    import numpy as np
+
+    late = np.array(trace[len(trace) // 2 :], dtype=float)
+    generator = np.random.default_rng(0)
+    draws = [late[generator.integers(0, len(late), len(late))] for _ in range(2000)]
+    slopes = [np.polyfit(d[:, 0], d[:, 1], 1)[0] * 1000 for d in draws if len(set(d[:, 0])) > 1]
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    slope = np.polyfit(late[:, 0], late[:, 1], 1)[0] * 1000
+    return (
+        f"Growth over the second half: {slope:+.1f} MiB per 1,000 sent [{low:+.1f}, {high:+.1f}] "
+        f"({len(late)} samples, {late[0, 1]:.0f} to {late[-1, 1]:.0f} MiB)."
+    )
 
 
 def _finished(said: str) -> str:

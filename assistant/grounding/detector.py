@@ -14,7 +14,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from assistant.regions.instances import GLANDS, NUCLEI, Settings, cells, chances, instances, kinds_of, shares, suppress
+from assistant.regions.instances import (
+    GLANDS,
+    NUCLEI,
+    Settings,
+    cells,
+    chances,
+    instances,
+    kinds_of,
+    resized,
+    shares,
+    suppress,
+)
 from assistant.regions.model import Regions, load_regions, rescaled
 from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
 
@@ -24,6 +35,8 @@ CLASSES: tuple[str, ...] = (
 _BLOOD, _GLAND, _NUCLEI, _TISSUE = 0, 3, 4, 8
 #: Longest side at which a field is looked at, so that the time has a cap.
 MAX_SIDE = 1280
+#: A field with fewer pixels is looked at enlarged up to that many, at most this much: touching nuclei come apart.
+_PIXELS, _ENLARGED = 480_000, 1.5
 _LEAST_TISSUE = 0.02
 Boxes = NDArray[np.float32]
 
@@ -72,13 +85,15 @@ class Detector:
         shrink = min(1.0, MAX_SIDE / max(image.size))
         full = rescaled(pixels, shrink)
         half = rescaled(full, 0.5)
-        maps_full, features_full = self._pass(full, ("nuclei", "tissue"))
+        large = rescaled(full, min(_ENLARGED, max(1.0, (_PIXELS / (full.shape[0] * full.shape[1])) ** 0.5)))
+        enlarged = large.shape[1] / full.shape[1]
+        maps_full, features_full = self._pass(large, ("nuclei", "tissue"))
         maps_half, features_half = self._pass(half, ("blood", "glands"))
         found = [
             self._blood(maps_half["blood"], 2.0),
-            self._shapes(maps_half["glands"], 2.0, _GLAND, GLANDS),
-            self._shapes(maps_full["nuclei"], 1.0, _NUCLEI, NUCLEI),
-            self._tissue(maps_full["tissue"], 1.0),
+            self._shapes("glands", maps_half["glands"], half.shape[:2], 2.0, _GLAND, GLANDS),
+            self._shapes("nuclei", maps_full["nuclei"], full.shape[:2], 1.0, _NUCLEI, NUCLEI),
+            self._tissue(maps_full["tissue"], 1 / enlarged),
         ]
         quotas = (limit // 2, limit // 8, limit, limit // 8)
         best = [(b[:q], s[:q]) for (b, s), q in zip(found, quotas, strict=True)]
@@ -90,7 +105,7 @@ class Detector:
         order = np.argsort(-scores.max(axis=1, initial=0.0) * wide, kind="stable")[: min(limit, int(wide.sum()))]
         boxes, scores = boxes[order], scores[order]
         features = np.concatenate(
-            [pooled(features_full, boxes, 4), pooled(features_half, boxes, 8), colours(full, boxes)], axis=1
+            [pooled(features_full, boxes, 4 / enlarged), pooled(features_half, boxes, 8), colours(full, boxes)], axis=1
         )
         context = np.concatenate([features_full.mean(axis=(1, 2)), features_half.mean(axis=(1, 2))])
         boxes = (boxes / shrink).astype(np.float32)
@@ -119,11 +134,18 @@ class Detector:
         return boxes[kept] * STRIDES["blood"] * factor, spread(scores[kept], _BLOOD)
 
     def _shapes(
-        self, maps: NDArray[np.float32], factor: float, first: int, settings: Settings
+        self,
+        head: str,
+        maps: NDArray[np.float32],
+        shape: tuple[int, int],
+        factor: float,
+        first: int,
+        settings: Settings,
     ) -> tuple[Boxes, NDArray[np.float32]]:
-        stride = STRIDES["nuclei"]
-        seen = chances(maps, stride)
-        ids = instances(seen[0], seen[1], settings.enlarged(stride))
+        """Instances of a head; ``shape`` [H, W]: the size its settings hold at; ``factor``: of the field over it."""
+        whole = chances(maps, STRIDES[head])
+        seen = resized(whole, shape)
+        ids = instances(seen[0], seen[1], settings)
         sure = kinds_of(ids, seen[:1])
         if len(seen) > 2:
             sure = sure * kinds_of(ids, seen[2:])

@@ -6,7 +6,7 @@ above a level are apart even where instances touch; they are the seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,20 @@ class Settings:
     Attributes:
         foreground: Probability from which a pixel belongs to an instance.
         core: Distance from which it belongs to a seed.
-        smooth: Sigma of the Gaussian on the distance, pixels of the map.
-        least: Smallest instance, pixels of the map.
-        seed: Smallest seed, pixels of the map.
+        smooth: Sigma of the Gaussian on the distance, pixels of the field at the scale of the head.
+        least: Smallest instance, such pixels.
+        seed: Smallest seed, such pixels.
     """
 
     foreground: float = 0.5
     core: float = 0.4
-    smooth: float = 0.5
-    least: int = 12
-    seed: int = 3
-
-    def enlarged(self, factor: int) -> Settings:
-        """For maps with ``factor`` times the pixels along each side."""
-        area = factor**2
-        return replace(self, smooth=self.smooth * factor, least=self.least * area, seed=self.seed * area)
+    smooth: float = 1.5
+    least: int = 30
+    seed: int = 12
 
 
 NUCLEI = Settings()
-GLANDS = Settings(foreground=0.6, core=0.15, smooth=2.0, least=120, seed=20)
+GLANDS = Settings(foreground=0.5, core=0.1, smooth=2.0, least=480, seed=80)
 
 
 def resized(maps: Map, shape: tuple[int, int]) -> Map:

@@ -32,7 +32,10 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
 #: Pixels at which the heads were trained, in micrometres where the sources state it.
 MPP = {"nuclei": 0.25, "glands": 1.24, "tissue": 1.0}
 #: Sizes over its own and mirrorings in which a field is looked at; chances are averaged. Chosen on val.
-VIEWS = {"nuclei": ((1.0, False), (1.0, True), (1.25, False)), "glands": ((1.0, False), (1.0, True))}
+VIEWS = {
+    "nuclei": ((1.25, False), (1.5, True)),
+    "glands": ((0.8, False), (1.0, False), (1.0, True), (1.25, False)),
+}
 #: Size at which the blood head sees a field of 640 × 480 pixels over its own.
 BLOOD_SCALE = 0.5
 _TILE, _MARGIN = 512, 64
@@ -99,7 +102,7 @@ class Regions:
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
         seen = self._chances(head, rescaled(pixels, scale))
-        ids = instances(seen[0], seen[1], settings.enlarged(STRIDES[head]))
+        ids = instances(seen[0], seen[1], settings)
         kinds = kinds_of(ids, seen[2:]) if len(seen) > 2 else None
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
 

@@ -5,8 +5,9 @@ labels for. The encoder is the image tower of pathclip-small; the decoder is a U
 down to a quarter, then half, of the resolution.
 
 ===========  ==================================================================================================
-``nuclei``   [B, 6, H/2, W/2]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), then four
-             kinds as logits; fields at about 40x
+``nuclei``   [B, 6, H, W]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), then four
+             kinds as logits; fields at about 40x. Four values a channel at half the resolution, laid out as 2 × 2
+             pixels (sub-pixel convolution, Shi et al. 2016): touching nuclei are a pixel or two apart
 ``glands``   [B, 2, H/2, W/2]: foreground logit and distance as above; fields at about 10x
 ``tissue``   [B, 4, H/4, W/4]: logits of tumour, stroma, normal, background; fields at about 10x
 ``blood``    [B, 7, H/4, W/4]: centre logits of red cell, white cell and platelet, then log width and height in
@@ -24,7 +25,7 @@ from torch import nn
 
 HEADS = {"nuclei": 6, "glands": 2, "tissue": 4, "blood": 7}
 #: Pixels of the input for one of a head's output.
-STRIDES = {"nuclei": 2, "glands": 2, "tissue": 4, "blood": 4}
+STRIDES = {"nuclei": 1, "glands": 2, "tissue": 4, "blood": 4}
 NUCLEUS_KINDS = ("other", "inflammatory", "epithelial", "spindle")
 TISSUES = ("tumour", "stroma", "normal", "background")
 BLOOD_CELLS = ("red blood cell", "white blood cell", "platelet")
@@ -61,8 +62,12 @@ class Trunk(nn.Module):
         self.up = nn.ModuleList(nn.Sequential(Separable(a + b, b), Separable(b, b)) for a, b in pairs)
         self.heads = nn.ModuleDict()
         for name in heads:
-            width = WIDTHS[0] if STRIDES[name] == 2 else WIDTHS[1]
-            self.heads[name] = nn.Sequential(Separable(width, 64), nn.Conv2d(64, HEADS[name], 1))
+            width = WIDTHS[0] if STRIDES[name] <= 2 else WIDTHS[1]
+            if STRIDES[name] == 1:
+                last: list[nn.Module] = [nn.Conv2d(64, 4 * HEADS[name], 1), nn.PixelShuffle(2)]
+            else:
+                last = [nn.Conv2d(64, HEADS[name], 1)]
+            self.heads[name] = nn.Sequential(Separable(width, 64), *last)
         if "blood" in heads:  # rare centres: start from a chance of one in a hundred (focal loss, Lin et al. 2017)
             nn.init.constant_(self.heads["blood"][1].bias[:3], -4.6)  # type: ignore[index]
 
@@ -88,7 +93,7 @@ class Trunk(nn.Module):
 
     def head(self, name: str, half: torch.Tensor, quarter: torch.Tensor) -> torch.Tensor:
         """The map of one head from :meth:`features`."""
-        return cast(torch.Tensor, self.heads[name](half if STRIDES[name] == 2 else quarter))
+        return cast(torch.Tensor, self.heads[name](half if STRIDES[name] <= 2 else quarter))
 
     def forward(self, pixels: torch.Tensor, heads: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
         half, quarter = self.features(pixels)

@@ -18,9 +18,10 @@ import pytest
 from assistant.answer import Answer
 from assistant.errors import PathAssistError
 from assistant.images.intake import load_image
+from eval import serving_kill
 from eval.serving_hostile import Judged, attacks, file_request, files, generated, openapi, send
 from eval.serving_load import converse, table
-from eval.serving_report import markdown
+from eval.serving_report import _growth, markdown
 from tests.fakes import EchoAssistant
 from tests.serving import serving
 
@@ -124,3 +125,23 @@ def test_the_report_leaves_out_what_did_not_run() -> None:
     page = markdown({"command": "python -m eval.serving", "revision": "abc", "network": {"namespace": False}})
     assert "not** run in a network namespace" in page
     assert "kill -9" not in page
+
+
+def test_reports_killed_while_written_are_whole(tmp_path: Path) -> None:
+    found = serving_kill.reports(tmp_path, 2)
+    assert (found["reports_killed"], found["reports_read"], found["reports_broken"]) == (2, 8, 0)
+    for ending, data in {
+        "pdf": b"%PDF-1.7 cut",
+        "docx": b"PK\x03\x04cut",
+        "json": b'{"a": ',
+        "html": b"<html><p>",
+    }.items():
+        (tmp_path / f"report.{ending}").write_bytes(data)
+        assert not serving_kill.whole(tmp_path / f"report.{ending}")
+
+
+def test_memory_that_grows_is_said() -> None:
+    flat = _growth([(250 * n, 1500 + n % 2) for n in range(40)])
+    grows = _growth([(250 * n, 1500 + 3 * n) for n in range(40)])
+    assert "+12.0 MiB per 1,000 sent" in grows
+    assert abs(float(flat.split("half: ")[1].split(" MiB")[0])) < 1

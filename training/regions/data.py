@@ -22,6 +22,8 @@ from training.data.records import DataError, data_root
 
 CROP = 256
 NONE = -100
+#: How much more a pixel counts where instances touch.
+TOUCHING = 3
 #: Heads that a source has labels for.
 SOURCES = {
     "monuseg": ("nuclei",), "consep_patches": ("nuclei", "kinds"), "dsb2018_stained": ("nuclei",),
@@ -29,6 +31,9 @@ SOURCES = {
 }  # fmt: skip
 #: Size at which a field is used over its size on disk.
 SCALES = {"glas": 0.5, "bccd_boxes": 0.5}
+#: Least and largest enlargement of a crop; nuclei are looked at enlarged too, since those that touch are small.
+ZOOMS = {"monuseg": (0.9, 1.9), "consep_patches": (0.9, 1.9), "dsb2018_stained": (0.9, 1.9)}
+_ZOOM = (0.75, 1.33)
 OPEN = ("dsb2018_stained", "bccd_boxes")
 
 
@@ -41,6 +46,7 @@ class Field:
         instances: [H, W] int32 ids of nuclei or glands, 0 for none.
         kinds: [H, W] uint8, 1…4 on nuclei of known kind, else 0.
         distance: [H, W] float32, 0…1: distance to the outline over the largest of its instance.
+        touching: [H, W] uint8, 1 within two pixels of where two instances touch.
         tissue: [H, W] uint8 of ``TISSUES``.
         boxes: [N, 5] class, x0, y0, x1, y1 in pixels as scaled.
     """
@@ -52,6 +58,7 @@ class Field:
     instances: NDArray[np.int32] | None = None
     kinds: NDArray[np.uint8] | None = None
     distance: NDArray[np.float32] | None = None
+    touching: NDArray[np.uint8] | None = None
     tissue: NDArray[np.uint8] | None = None
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 5), np.float32))
 
@@ -95,6 +102,7 @@ def _field(dataset: str, folder: Path, row: dict[str, Any], where: str) -> Field
         made.kinds = _read(folder / row["types"], image.size).astype(np.uint8)
     if made.instances is not None:
         made.distance = inner_distance(made.instances)
+        made.touching = touching(made.instances)
     if "boxes" in row:
         read = [_box(box, full, scale, where) for box in row["boxes"]]
         # A few published boxes have no area.
@@ -131,6 +139,16 @@ def inner_distance(instances: NDArray[np.int32]) -> NDArray[np.float32]:
         distance = distance_transform_edt(mask)[1:-1, 1:-1]
         out[place] = np.maximum(out[place], distance / max(1e-6, float(distance.max())))
     return out
+
+
+def touching(instances: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """1 where two instances lie within two pixels of a place, 0 elsewhere, [H, W]."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    above = maximum_filter(instances, 5)
+    below = minimum_filter(np.where(instances > 0, instances, np.iinfo(np.int32).max), 5)
+    found: NDArray[np.uint8] = ((above > 0) & (below < above)).astype(np.uint8)
+    return found
 
 
 @dataclass
@@ -196,7 +214,7 @@ def _colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def _crop(one: Field, rng: np.random.Generator) -> dict[str, Any]:
     """A square of a field at a random scale and in one of eight orientations, as [CROP, CROP] arrays."""
     height, width = one.pixels.shape[:2]
-    side = round(CROP / rng.uniform(0.75, 1.33))
+    side = round(CROP / rng.uniform(*ZOOMS.get(one.dataset, _ZOOM)))
     x = int(rng.integers(min(0, width - side), max(0, width - side) + 1))
     y = int(rng.integers(min(0, height - side), max(0, height - side) + 1))
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -217,13 +235,13 @@ def _crop(one: Field, rng: np.random.Generator) -> dict[str, Any]:
         return np.array(part[:, ::-1] if mirror else part)
 
     out: dict[str, Any] = {"pixels": take(one.pixels, 255, True)}
-    inside = take(np.ones((height, width), np.uint8), 0, False)[1::2, 1::2]
-    if one.instances is not None and one.distance is not None:
-        key = "glands" if one.dataset == "glas" else "fg"
-        stack = [take(one.instances, 0, False) > 0, take(one.distance, 0, False)]
-        out[key] = np.stack([s[1::2, 1::2].astype(np.float32) for s in stack] + [inside.astype(np.float32)])
+    if one.instances is not None and one.distance is not None and one.touching is not None:
+        key, every = ("glands", slice(1, None, 2)) if one.dataset == "glas" else ("fg", slice(None))
+        weight = take(np.ones((height, width), np.uint8), 0, False) * (1 + TOUCHING * take(one.touching, 0, False))
+        stack = [take(one.instances, 0, False) > 0, take(one.distance, 0, True), weight]
+        out[key] = np.stack([s[every, every].astype(np.float32) for s in stack])
     if one.kinds is not None:
-        kinds = take(one.kinds, 0, False)[1::2, 1::2].astype(np.int64) - 1
+        kinds = take(one.kinds, 0, False).astype(np.int64) - 1
         out["kinds"] = np.where(kinds < 0, NONE, kinds)
     if one.tissue is not None:
         out["tissue"] = take(one.tissue, 255, False)[2::4, 2::4].astype(np.int64)

@@ -67,6 +67,10 @@ def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float
 def start(trunk: Trunk, state: dict[str, torch.Tensor]) -> None:
     """Weights of a tower into the encoder, or those of a whole network, as far as it has the same heads."""
     if any(k.startswith("heads.") for k in state):
+        mine = trunk.state_dict()
+        for name, values in state.items():  # a head of half the resolution starts one of the whole: 4 pixels alike
+            if name.startswith("heads.") and name in mine and len(mine[name]) == 4 * len(values):
+                state = state | {name: values.repeat_interleave(4, dim=0)}
         trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     else:
         start_encoder(trunk, state)
@@ -152,14 +156,18 @@ def loss_parts(trunk: Trunk, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def shapes(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Foreground (cross-entropy, Dice) and distance (smooth L1); ``target`` [B, 3, h, w] ends with what is inside."""
-    fg, distance, inside = target[:, 0], target[:, 1], target[:, 2]
-    count = inside.sum().clamp(min=1)
-    crossed = (F.binary_cross_entropy_with_logits(maps[:, 0], fg, reduction="none") * inside).sum() / count
+    """Foreground (cross-entropy, Dice) and distance (smooth L1); ``target`` [B, 3, h, w] ends with weights.
+
+    A weight is 0 outside of the field and larger where instances touch.
+    """
+    fg, distance, weight = target[:, 0], target[:, 1], target[:, 2]
+    inside = (weight > 0).float()
+    count = weight.sum().clamp(min=1)
+    crossed = (F.binary_cross_entropy_with_logits(maps[:, 0], fg, reduction="none") * weight).sum() / count
     chance = torch.sigmoid(maps[:, 0]) * inside
     dice = 1 - (2 * (chance * fg).sum((1, 2)) + 50) / (chance.sum((1, 2)) + (fg * inside).sum((1, 2)) + 50)
     off = F.smooth_l1_loss(torch.sigmoid(maps[:, 1]), distance, reduction="none", beta=0.1)
-    return crossed + dice.mean() + 4 * (off * inside * (0.3 + fg)).sum() / count
+    return crossed + dice.mean() + 4 * (off * weight * (0.3 + fg)).sum() / count
 
 
 def cells(maps: torch.Tensor, heat: torch.Tensor, size: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from assistant.regions.network import Trunk
 from training.data.records import DataError
-from training.regions.data import CROP, Field, Sampler, _crop, centres, inner_distance, load_fields
+from training.regions.data import CROP, TOUCHING, Field, Sampler, _crop, centres, inner_distance, load_fields, touching
 from training.regions.train import RegionsRecipe, start, train
 
 RED, WHITE = (200, 30, 30), (240, 240, 240)
@@ -32,7 +32,7 @@ def field(dataset: str, seed: int = 0) -> Field:
         boxes.append((number % 3, x, y, x + 40, y + 30))
     made = Field(dataset, f"{dataset}{seed}", f"{dataset}{seed}", pixels)
     if dataset in ("monuseg", "consep_patches", "glas"):
-        made.instances, made.distance = ids, inner_distance(ids)
+        made.instances, made.distance, made.touching = ids, inner_distance(ids), touching(ids)
     if dataset == "consep_patches":
         made.kinds = np.where(ids > 0, ids % 4 + 1, 0).astype(np.uint8)
     if dataset == "luad_tissue_seg":
@@ -52,9 +52,26 @@ def test_targets_turn_with_the_pixels(seed: int) -> None:
         inside = red[int(y0 + 3) : int(y1 - 3), int(x0 + 3) : int(x1 - 3)]
         assert inside.mean() > 0.95
     shapes = _crop(field("monuseg", seed), np.random.default_rng(seed))
-    dark = shapes["pixels"][1::2, 1::2, 1] < 120
+    dark = shapes["pixels"][..., 1] < 120
     assert (dark == (shapes["fg"][0] > 0)).mean() > 0.97
-    assert shapes["fg"].shape == (3, CROP // 2, CROP // 2)
+    assert shapes["fg"].shape == (3, CROP, CROP)
+    assert _crop(field("glas", seed), np.random.default_rng(seed))["glands"].shape == (3, CROP // 2, CROP // 2)
+
+
+def test_places_where_instances_touch_count_more() -> None:
+    ids = np.zeros((40, 40), np.int32)
+    ids[5:30, 5:18], ids[5:30, 18:30] = 1, 2
+    near = touching(ids)
+    assert near[15, 16:20].all()
+    assert not near[15, [6, 12, 25]].any()
+    assert not near[:, 33:].any()
+    made = field("monuseg")
+    assert made.instances is not None
+    made.instances[100:140, 100:140], made.instances[100:140, 140:180] = 90, 91
+    made.distance, made.touching = inner_distance(made.instances), touching(made.instances)
+    weights = {float(w) for seed in range(6) for w in np.unique(_crop(made, np.random.default_rng(seed))["fg"][2])}
+    assert weights <= {0.0, 1.0, 1.0 + TOUCHING}
+    assert 1.0 + TOUCHING in weights
 
 
 def test_distance_is_one_in_the_middle_and_small_at_the_outline() -> None:
