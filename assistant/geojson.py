@@ -181,7 +181,7 @@ def _coordinates(value: Any, depth: int, where: str, points: list[int]) -> list[
     if points[0] > MAX_POINTS:
         raise TooLarge(f"the GeoJSON has more than {MAX_POINTS:,} points; split the file")
     numbers = [item for item in value[:2] if isinstance(item, (int, float)) and not isinstance(item, bool)]
-    if len(numbers) < 2 or not all(math.isfinite(item) and abs(item) <= _FAR for item in numbers):
+    if len(numbers) < 2 or not all(_finite(item) and abs(item) <= _FAR for item in numbers):
         raise BadInput(f"{where} has a point that is not two numbers in pixels: {str(value)[:60]}")
     return numbers
 
@@ -222,8 +222,16 @@ def _measurements(value: Any, where: str) -> dict[str, float]:
     return {
         str(key)[:200]: float(number)
         for key, number in value.items()
-        if isinstance(number, (int, float)) and math.isfinite(number)
+        if isinstance(number, (int, float)) and _finite(number)
     }
+
+
+def _finite(number: float) -> bool:
+    """Whether a number fits a float; JSON's integers may have any length."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def _id(value: Any) -> str:

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import random
+import re
 import struct
 import warnings
 import zipfile
@@ -269,7 +270,9 @@ def files(count: int, seed: int = 0) -> Iterator[bytes]:
     """Bytes of hostile files, each another one."""
     chance = random.Random(seed)  # noqa: S311
     seeds = [_encoded(_image(chance, side), kind) for side in (16, 64, 200) for kind in ("PNG", "JPEG", "TIFF", "WEBP")]
+    seeds += [_tiled(_image(chance, 64), kind) for kind in ("svs", "ome")]
     wrong = [_encoded(_image(chance, 40), kind) for kind in ("GIF", "BMP", "ICO", "PPM", "TGA", "PCX")]
+    wrong += [_geojson(), _zipped(), json.dumps({"image": PHRASES[0]}).encode()]
     bombs = [_png_header(w, h) for w, h in ((60_000, 60_000), (2**31 - 1, 2**31 - 1), (1, 10_000_000), (0, 5))]
     bombs += [_inflating(), _tiff_loop()]
     for _ in range(count):
@@ -308,12 +311,39 @@ def _mutated(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
     return bytes(out)
 
 
-def _polyglot(data: bytes, chance: random.Random) -> bytes:
+def _tiled(image: Image.Image, kind: str) -> bytes:
+    """A tiled pyramid as Aperio's scanners describe it, or an OME-TIFF; both with hostile words in the metadata."""
+    import tifffile
+
+    file, pixels = io.BytesIO(), np.asarray(image)
+    if kind == "ome":
+        tifffile.imwrite(file, pixels, ome=True, tile=(16, 16), metadata={"axes": "YXS", "Name": "<x>&canary"})
+        return re.sub(rb"urn:uuid:[0-9a-f-]{36}", b"urn:uuid:" + b"0" * 36, file.getvalue())  # else another every time
+    words = "Aperio Image Library v12\r\n64x64 |AppMag = 40|MPP = 0.25|Filename = ../../canary.png"
+    with tifffile.TiffWriter(file) as writer:
+        for step in (1, 2):
+            level = np.ascontiguousarray(pixels[::step, ::step])
+            writer.write(level, tile=(16, 16), description=words, metadata=None, photometric="rgb", datetime=False)
+    return file.getvalue()
+
+
+def _geojson() -> bytes:
+    ring = [[0, 0], [0, 1e308], [5, 5], [0, 0]]
+    properties = {"classification": {"name": PHRASES[7]}, "name": TARGETS[0]}
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+    return json.dumps({"type": "FeatureCollection", "features": [feature]}).encode()
+
+
+def _zipped() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("../canary.png", bytes(1 << 16))
+        archive.writestr(zipfile.ZipInfo("../canary.png"), bytes(1 << 16))
+    return stream.getvalue()
+
+
+def _polyglot(data: bytes, chance: random.Random) -> bytes:
     tails = [
-        stream.getvalue(),
+        _zipped(),
         b"<html><script src=//canary></script>",
         b"%PDF-1.4\n1 0 obj",
         _svg(),

@@ -101,3 +101,14 @@ def test_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geojson, "MAX_BYTES", 10)
     with pytest.raises(TooLarge, match="MiB"):
         read_geojson(feature())
+
+
+def test_numbers_too_large_for_a_float_do_not_stop_the_reading() -> None:
+    huge = 10**400
+    shape = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]]]}
+    feature = {"type": "Feature", "geometry": shape, "properties": {"measurements": {"area": huge, "length": 3}}}
+    (found,) = read_geojson(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    assert found.measurements == {"length": 3.0}
+    shape["coordinates"][0][1][0] = huge
+    with pytest.raises(BadInput, match="Feature|feature"):
+        read_geojson(json.dumps({"type": "FeatureCollection", "features": [feature]}))
