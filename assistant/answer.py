@@ -150,4 +150,4 @@ class Answer:
     @property
     def confidence_known(self) -> bool:
         """False where ``confidence`` is 0 because nothing was measured; a warning has the reason."""
-        return self.confidence > 0 or not any(w.startswith(NO_CONFIDENCE) for w in self.warnings)
+        return self.confidence > 0 or not any(w.strip().casefold().startswith(NO_CONFIDENCE) for w in self.warnings)

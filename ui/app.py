@@ -27,18 +27,19 @@ from assistant.api import bind, create_app
 from assistant.api_guard import is_loopback
 from assistant.errors import BadInput
 from assistant.images.intake import DEFAULT_LIMITS
-from assistant.tools.registry import find_tools
 from ui.benchmarks import benchmarks_tab
 from ui.cases import cases_tab
 from ui.chat import Chat
+from ui.drawer import drawer
 from ui.evidence import EMPTY, escape
 from ui.examples import SOURCE, write_examples
 from ui.login import PageLogin
-from ui.marks import marks_panel
+from ui.marks import marks_panel, nothing
+from ui.models import Models
 from ui.report import report_tab
 from ui.slides import slides_tab
-from ui.theme import CASES_CSS, CSS, ICON, PAGE_CSS, theme
-from ui.tools import label_of, tools_tab
+from ui.theme import CASES_CSS, CSS, ICON, PAGE_CSS, PAGE_JS, theme
+from ui.tools import tools_tab
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -60,27 +61,18 @@ PAGE_HEADERS = {
     "x-frame-options": "DENY",
 }
 
-# Gradio hides the label of the question box without tying it to the box, so screen readers would find no name; and it
-# calls the examples a list, though buttons are in it and no items.
-NAME_THE_BOX = """() => {
-  const name = () => {
-    document.querySelector('#pa-composer textarea')?.setAttribute('aria-label', 'Your question');
-    document.querySelector('#pa-chat .examples[role=list]')?.removeAttribute('role');
-  };
-  name();
-  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
-}"""
 
-
-def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
+def build(assistant: Assistant, *, can_add: bool = False, models: Models | None = None) -> gr.Blocks:
     """The page around an assistant.
 
     Image files of conversations go to a new folder that only this user can read; ``demo.files`` is its path, for the
     caller to delete when the page is no longer served. With ``can_add`` its users may add cases to the library.
+    ``models`` are those that a conversation can change to; by default all presets that can be loaded here.
     """
     files = _private_folder()
     examples = write_examples(files / "examples")
-    chat = Chat(assistant, examples, files)
+    models = models or Models(assistant)
+    chat = Chat(assistant, examples, files, models)
     with gr.Blocks(
         title="pathassist",
         analytics_enabled=False,
@@ -88,7 +80,7 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
         fill_width=True,
     ) as demo:
         demo.files = files
-        gr.HTML(_header(assistant), elem_id="pa-header", js_on_load=None)
+        header = gr.HTML(_header(assistant.name), elem_id="pa-header", js_on_load=None)
         records = gr.State([], time_to_live=_KEEP_FILES_S)
         with gr.Tabs(elem_id="pa-tabs") as tabs:
             with gr.Tab("Chat", id="chat"), gr.Row(elem_id="pa-main", equal_height=False):
@@ -126,36 +118,10 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
                         max_lines=6,
                         max_plain_text_length=8_000,
                     )
-                    gr.HTML(
-                        f'<p class="pa-hint">Drop or paste up to {assistant.max_images} images '
-                        f"(PNG, JPEG, TIFF, WebP), "
-                        f"{DEFAULT_LIMITS.max_bytes // 2**20} MB each. They stay on this machine.</p>",
-                        elem_id="pa-hint",
-                        js_on_load=None,
-                    )
+                    hint = gr.HTML(_hint(assistant), elem_id="pa-hint", js_on_load=None)
                 with gr.Column(elem_id="pa-side", min_width=0):
                     evidence = gr.HTML(EMPTY, elem_id="pa-evidence", js_on_load=None)
                     marks = marks_panel(chatbot, composer)
-                    with gr.Accordion("Settings", open=False, elem_id="pa-settings"):
-                        threshold = gr.Slider(
-                            0,
-                            1,
-                            value=_threshold_of(assistant),
-                            step=0.01,
-                            label="Answer only from this confidence on",
-                            info="Below it, the assistant says that there is not enough evidence.",
-                        )
-                        length = gr.Slider(16, 512, value=128, step=16, label="Longest answer, in tokens")
-                        variation = gr.Slider(
-                            0,
-                            1.5,
-                            value=0,
-                            step=0.1,
-                            label="Variation",
-                            info="0 always gives the likeliest words; above it, asking again may give others.",
-                        )
-                        switches = _tool_switches(chat.takes_tools)
-                        gr.HTML(_state_of(assistant), elem_id="pa-state", js_on_load=None)
                     fresh = gr.Button("New conversation", size="sm", elem_id="pa-new")
             with gr.Tab("Slides", id="slides"):
                 slides = slides_tab(assistant, files)
@@ -167,6 +133,7 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
                 report_tab(records)
             with gr.Tab("Benchmarks", id="benchmarks"):
                 benchmarks = benchmarks_tab(model=assistant.name)
+        settings = drawer(models, header=header, bar=_header, hint=hint, hint_of=_hint, takes_tools=chat.takes_tools)
         slides.connect(composer, tabs)
         if cases is not None:
             slides.open_from(cases.slide, cases.find, cases.chosen, cases.said, tabs)
@@ -178,7 +145,7 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
         quick = {"outputs": screen, "queue": False, "show_progress": "hidden", "api_visibility": "undocumented"}
         answer = {
             "fn": chat.respond,
-            "inputs": [chatbot, records, threshold, length, variation, *switches],
+            "inputs": [chatbot, records, *settings],
             "outputs": screen,
             "show_progress": "hidden",
             "concurrency_id": "model",
@@ -186,7 +153,7 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
             "api_visibility": "undocumented",
         }
         running = [
-            composer.submit(chat.submit, [composer, chatbot, records, *marks], **quick).success(
+            composer.submit(chat.submit, [composer, chatbot, records, *marks.inputs], **quick).success(
                 **answer, api_name="respond"
             ),
             chatbot.example_select(chat.example, [chatbot, records], **quick).success(**answer, api_name=None),
@@ -194,21 +161,24 @@ def build(assistant: Assistant, *, can_add: bool = False) -> gr.Blocks:
         ]
         chatbot.undo(chat.undo, [chatbot, records], **quick)
         composer.stop(chat.stop, queue=False, show_progress="hidden", api_visibility="undocumented")
-        gr.on([fresh.click, chatbot.clear], chat.clear, None, **quick, cancels=running)
+        fresh_start = [fresh.click, chatbot.clear]
+        gr.on(fresh_start, chat.clear, None, **quick, cancels=running)
+        gr.on(fresh_start, nothing, None, **{**quick, "outputs": marks.outputs})
         demo.unload(chat.leave)
     return demo
 
 
-def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> FastAPI:
+def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None, models: Models | None = None) -> FastAPI:
     """Page and API in one application: ``/`` and ``/v1/…``.
 
     Args:
         assistant: Answers the questions.
         auth: User and password of the page, which slides and reports ask for too; the password is also the API's
             bearer key. Without it only loopback host names are answered.
+        models: What a conversation of the page can change to; the API always answers with ``assistant``.
     """
     api = create_app(assistant, api_key=auth[1] if auth else None)
-    demo = build(assistant, can_add=auth is None)
+    demo = build(assistant, can_add=auth is None, models=models)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: api.router.lifespan_context(api))
     app.router.routes.extend(Route(path, endpoint=api) for path in API_PATHS)
     login = PageLogin()
@@ -229,7 +199,7 @@ def serve_app(assistant: Assistant, *, auth: tuple[str, str] | None = None) -> F
         auth_message=escape(DISCLAIMER) if auth else None,
         theme=theme(),
         css_paths=[CSS, CASES_CSS, PAGE_CSS],
-        js=NAME_THE_BOX,
+        head=f"<script>{PAGE_JS.read_text(encoding='utf-8')}</script>",
         favicon_path=str(ICON),
         footer_links=[],
         allowed_paths=[],
@@ -346,63 +316,32 @@ def _private_folder() -> Path:
     return folder
 
 
-def _threshold_of(assistant: Any) -> float:
-    return round(float(getattr(getattr(assistant, "calibration", None), "threshold", 0.5)), 2)
-
-
 def _store_of(assistant: Any) -> str:
     return str(getattr(getattr(assistant, "library", None), "url", "") or "")
 
 
-def _tool_switches(takes_tools: bool) -> list[gr.State]:
-    """Which tools the assistant may call; all off where nothing could plan the calls.
-
-    Returns:
-        Their names and whether research-only ones may run, as states: a program that asks over the API sends neither.
-    """
-    ready = takes_tools and _can_plan()
-    names = find_tools().tools
-    tools = gr.CheckboxGroup(
-        [(label_of(name), name) for name in names],
-        value=list(names) if ready else [],
-        label="Tools the assistant may use",
-        info="None ticked: it answers from the image alone."
-        if ready
-        else "Not available: the model that plans tool calls is missing. The Tools tab runs each by hand.",
-        interactive=ready,
-        elem_id="pa-tool-switches",
-    )
-    research = gr.Checkbox(True, label="Allow tools trained on research-only data", elem_id="pa-research")
-    allowed, open_to = gr.State(list(tools.value or [])), gr.State(True)
-    for box, state in ((tools, allowed), (research, open_to)):
-        box.change(lambda value: value, box, state, queue=False, show_progress="hidden", api_visibility="private")
-    return [allowed, open_to]
-
-
-def _can_plan() -> bool:
-    from assistant.chat import planner
-    from assistant.model.vlm import WEIGHTS
-
-    return (WEIGHTS / planner.NAME / "adapter_model.safetensors").is_file()
-
-
-def _state_of(assistant: Any) -> str:
-    """Model, library and notes in use, without their places."""
-    library, notes = getattr(assistant, "library", None), getattr(assistant, "notes", None)
-    rows = {
-        "Preset": assistant.name,
-        "Case library": "in use" if library is not None else "none (start with --library)",
-        "Notes": "in use" if notes is not None else "none (start with --notes)",
-    }
-    return '<dl class="pa-facts">' + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in rows.items()) + "</dl>"
-
-
-def _header(assistant: Assistant) -> str:
+def _header(model: str) -> str:
+    """The bar at the top; ``model`` is what it says of the model."""
     return (
         '<header class="pa-bar"><div class="pa-brand"><span class="pa-mark" aria-hidden="true"></span>'
-        f'<h1>pathassist</h1><span class="pa-chip" title="Model in use">{escape(assistant.name)}</span></div>'
-        f'<p class="pa-disclaimer" role="note">{escape(DISCLAIMER)}</p></header>'
+        f'<h1>pathassist</h1><span class="pa-chip" title="Model in use">{escape(model)}</span></div>'
+        f'<div class="pa-bar-end"><p class="pa-disclaimer" role="note">{escape(DISCLAIMER)}</p>'
+        '<button type="button" class="pa-plain" data-drawer="toggle" aria-expanded="false" aria-controls="pa-settings">'
+        "Settings</button></div></header>"
     )
+
+
+def _hint(assistant: Any) -> str:
+    """What can be dropped in, and where it goes."""
+    where = "They are sent to the endpoint of the preset." if _is_remote(assistant) else "They stay on this machine."
+    return (
+        f'<p class="pa-hint">Drop or paste up to {assistant.max_images} images (PNG, JPEG, TIFF, WebP), '
+        f"{DEFAULT_LIMITS.max_bytes // 2**20} MB each. {where}</p>"
+    )
+
+
+def _is_remote(assistant: Any) -> bool:
+    return hasattr(assistant, "remote_model")
 
 
 def _placeholder() -> str:

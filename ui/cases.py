@@ -17,7 +17,7 @@ from PIL import Image
 
 from assistant.api_guard import is_loopback
 from assistant.errors import BadInput, PathAssistError
-from ui.evidence import error_html, escape, info_html
+from ui.evidence import empty_html, error_html, escape, info_html
 
 if TYPE_CHECKING:
     from assistant.cases.library import Library
@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 KEEP: Any = gr.skip()
 KEYS = ("organ", "stain", "diagnosis")
 START = info_html("Drop an image, type words, or both; then search.")
-NO_LIBRARY = info_html(
-    "No case library is in use. Build one with “pathassist index build FOLDER --store faiss:cases”, "
-    "then start the page with “pathassist ui --library faiss:cases”."
+NO_LIBRARY = empty_html(
+    "No case library is in use",
+    "Build one with “pathassist index build FOLDER --store faiss:cases”, then start the page with "
+    "“pathassist ui --library faiss:cases”.",
 )
 _KEEP_S = 4 * 3600
 _TEXT_CHARS = 220

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 from PIL.Image import Image
 
-from assistant.answer import DISCLAIMER, Answer, Box, Case, Note, ToolCall
+from assistant.answer import DISCLAIMER, NO_CONFIDENCE, Answer, Box, Case, Note, ToolCall
 
 NOT_ENOUGH = "Not enough evidence"
 _PICTURE_SIDE = 640
 _MAX_TOOL_TEXT = 2_000
+_NAME = re.compile(r"\w+")
 # Gradio fills templates written with ``${…}`` and ``{{…}}`` in the browser; as entities these stay plain text.
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
@@ -32,6 +33,7 @@ class Record:
         picture: Data URI of the question's image, only where boxes are drawn on it.
         size: Width and height of that image in pixels, the space of the boxes.
         overlays: Data URI of what each tool drew, "" where it drew nothing; in the order of the calls.
+        asked: Where the question was about a region: the whole picture with it, as data URI, and a sentence on it.
     """
 
     question: str
@@ -40,16 +42,23 @@ class Record:
     picture: str = ""
     size: tuple[int, int] = (0, 0)
     overlays: tuple[str, ...] = ()
+    asked: tuple[str, str] | None = None
 
 
-def record(question: str, answer: Answer, threshold: float, images: Sequence[Image] = ()) -> Record:
+def record(
+    question: str,
+    answer: Answer,
+    threshold: float,
+    images: Sequence[Image] = (),
+    asked: tuple[str, str] | None = None,
+) -> Record:
     """A record with the pictures that boxes and tools need; boxes of a question with several images are only listed."""
     drawn = tuple(picture_uri(call.overlay) if call.overlay is not None else "" for call in answer.tools)
     # The panel needs the small pictures only; the session would keep the large ones for hours.
     answer = replace(answer, tools=tuple(replace(call, overlay=None) for call in answer.tools))
     if not answer.boxes or len(images) != 1:
-        return Record(question, answer, threshold, overlays=drawn)
-    return Record(question, answer, threshold, picture_uri(images[0]), images[0].size, drawn)
+        return Record(question, answer, threshold, overlays=drawn, asked=asked)
+    return Record(question, answer, threshold, picture_uri(images[0]), images[0].size, drawn, asked)
 
 
 def picture_uri(image: Image) -> str:
@@ -111,13 +120,19 @@ def evidence_html(record: Record) -> str:
 
 def error_html(*problems: str) -> str:
     """The box for input that could not be used: one line for each problem, read out at once."""
-    items = "".join(f"<li>{escape(p[:1].upper() + p[1:])}</li>" for p in problems)
+    items = "".join(f"<li>{escape(_sentence(p))}</li>" for p in problems)
     return f'<div class="notice error" role="alert"><ul>{items}</ul></div>'
 
 
 def info_html(text: str) -> str:
     """The box for news that is no error."""
     return f'<div class="notice" role="status"><p>{escape(text)}</p></div>'
+
+
+def empty_html(title: str, *lines: str) -> str:
+    """What a place says that has nothing to show yet."""
+    said = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f'<section class="pa-empty"><h2>{escape(title)}</h2>{said}</section>'
 
 
 def _earlier(records: Sequence[Record]) -> str:
@@ -141,15 +156,24 @@ def _body(record: Record) -> str:
         _verdict(answer),
         f'<p class="asked" title="{escape(record.question)}">{escape(record.question)}</p>',
     ]
+    of_confidence, of_tools, of_image = sorted_warnings(answer)
     if answer.confidence_known:
         low = "Below" if answer.confidence < record.threshold else "At or above"
         parts.append(_bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold))
         parts.append(f'<p class="meta">{low} the threshold of {round(100 * record.threshold)} %</p>')
     else:
-        parts.append('<p class="meta">Confidence: not known, see below.</p>')
-    if answer.warnings:
-        items = "".join(f"<li>{escape(w[:1].upper() + w[1:])}</li>" for w in answer.warnings)
-        parts.append(f'<div class="warnings" role="note"><h3>About the image</h3><ul>{items}</ul></div>')
+        parts.append('<p class="unknown"><span>Confidence</span><span>not known</span></p>')
+    parts += [f'<p class="meta basis">{escape(_sentence(one))}</p>' for one in of_confidence]
+    for heading, lines in (("About the image", of_image), ("About the tools", of_tools)):
+        if lines:
+            items = "".join(f"<li>{escape(_sentence(one))}</li>" for one in lines)
+            parts.append(f'<div class="warnings" role="note"><h3>{heading}</h3><ul>{items}</ul></div>')
+    if record.asked:
+        picture, words = record.asked
+        parts.append(
+            f'<h3>Region asked about</h3><img class="drawn" src="{picture}" alt="The picture with the region">'
+            f'<p class="meta">{escape(words)}</p>'
+        )
     if answer.options:
         rows = sorted(answer.options.items(), key=lambda item: -item[1])
         bars = "".join(_bar(label, share, "", small=True) for label, share in rows)
@@ -171,6 +195,22 @@ def _body(record: Record) -> str:
         f"{answer.usage.completion_tokens} tokens{ended}</p><p class='meta'>{escape(DISCLAIMER)}</p>"
     )
     return "".join(parts)
+
+
+def sorted_warnings(answer: Answer) -> tuple[list[str], list[str], list[str]]:
+    """The warnings of an answer: what its confidence rests on or why it has none, about its tools, about the image."""
+    names = {call.name for call in answer.tools}
+    found: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for warning in answer.warnings:
+        if warning.casefold().startswith(("confidence ", NO_CONFIDENCE)):
+            found[0].append(warning)
+        else:
+            found[1 if names & set(_NAME.findall(warning)) else 2].append(warning)
+    return found
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _state(answer: Answer) -> str:

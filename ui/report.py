@@ -19,7 +19,7 @@ from assistant.answer import DISCLAIMER
 from assistant.errors import PathAssistError
 from assistant.report import Candidate, Mark, Picture, Report, Statement, draft
 from assistant.report.model import FORMATS, picture_of
-from ui.evidence import error_html, escape, info_html
+from ui.evidence import empty_html, error_html, escape, info_html
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +29,7 @@ START = info_html("Ask about an image in the Chat tab first; then draft a report
 _REFERENCES = re.compile(r"\s*\[\s*(E\d+(?:\s*,\s*E\d+)*)\s*\]\s*$")
 _SHARE = re.compile(r"\s*[:=]\s*([01](?:\.\d+)?)\s*$")
 _LINE_CHARS, _TEXT_CHARS = 1_000, 20_000
-STYLE = """<style>
-#pa-report { max-width: 1360px; width: 100%; box-sizing: border-box; margin: 0 auto; padding: 1rem 1.25rem; 
-  gap: 1.25rem; }
-#pa-report-fields { flex: 0 0 30rem !important; min-width: 0 !important; gap: .75rem; }
-#pa-report-page { flex: 1 1 0 !important; min-width: 0 !important; position: sticky; top: 4.2rem; }
-#pa-report-view, #pa-report-status { padding: 0 !important; border: 0; background: none; }
-#pa-report-view iframe { width: 100%; height: calc(100dvh - 9rem); min-height: 30rem; background: #fff;
-  border: 1px solid var(--border-color-primary); border-radius: 10px; display: block; }
-@media (max-width: 860px) {
-  #pa-report { flex-direction: column; padding: .6rem .8rem 1.5rem; }
-  #pa-report-page { position: static; }
-  #pa-report-fields, #pa-report-page { flex: 0 0 auto !important; width: 100%; }
-  #pa-report-view iframe { height: 34rem; }
-}
-</style>"""
+EMPTY_PREVIEW = empty_html("No draft yet", "The report shows here as it will be exported.")
 
 
 class Fields(NamedTuple):
@@ -75,7 +61,6 @@ def report_tab(records: gr.State) -> None:
     Args:
         records: The page's list of ``ui.evidence.Record``.
     """
-    gr.HTML(STYLE, padding=False, js_on_load=None)
     state = gr.State("", time_to_live=_KEEP_S)
     with gr.Row(elem_id="pa-report", equal_height=False):
         with gr.Column(elem_id="pa-report-fields", min_width=0):
@@ -104,7 +89,7 @@ def report_tab(records: gr.State) -> None:
                     export = gr.Button("Export", variant="primary", elem_id="pa-report-export")
                 download = gr.DownloadButton("Download", visible=False, elem_id="pa-report-download")
         with gr.Column(elem_id="pa-report-page", min_width=0):
-            preview = gr.HTML("", elem_id="pa-report-view", padding=False, js_on_load=None)
+            preview = gr.HTML(EMPTY_PREVIEW, elem_id="pa-report-view", padding=False, js_on_load=None)
     outputs = [state, status, editor, preview, download, *fields]
     quick = {"show_progress": "hidden", "concurrency_limit": 2, "api_visibility": "private"}
     begin.click(start, [records], outputs, **quick)

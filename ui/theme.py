@@ -10,6 +10,7 @@ STATIC = Path(__file__).with_name("static")
 CSS = STATIC / "style.css"
 CASES_CSS = STATIC / "cases.css"
 PAGE_CSS = STATIC / "page.css"
+PAGE_JS = STATIC / "page.js"
 ICON = STATIC / "icon.svg"
 
 _TEAL = gr.themes.Color(

@@ -50,11 +50,22 @@ def test_every_tab_opens_and_has_no_serious_finding(page: Any) -> None:
 
 @DARK
 def test_tabs_in_the_dark(page: Any) -> None:
-    for name in ("Tools", "Benchmarks"):
+    found = {}
+    for name in TABS:
         open_tab(page, name)
         page.wait_for_timeout(300)
         shot(page, f"dark-{name.lower()}")
-        assert [found for found in violations(page) if found[1] == "color-contrast"] == []
+        found[name] = violations(page)
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@BOTH
+def test_an_answer_and_an_added_picture_have_no_serious_finding(page: Any, picture: str) -> None:
+    upload(page, picture)
+    assert violations(page) == []
+    ask(page, "RICH picture")
+    answered(page, "Colon.")
+    assert violations(page) == []
 
 
 # Gradio looks at an uploaded picture and leaves its file to the garbage collector.
