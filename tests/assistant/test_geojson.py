@@ -110,5 +110,5 @@ def test_numbers_too_large_for_a_float_do_not_stop_the_reading() -> None:
     (found,) = read_geojson(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     assert found.measurements == {"length": 3.0}
     shape["coordinates"][0][1][0] = huge
-    with pytest.raises(BadInput, match="Feature|feature"):
+    with pytest.raises(BadInput, match="not two numbers"):
         read_geojson(json.dumps({"type": "FeatureCollection", "features": [feature]}))
