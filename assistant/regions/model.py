@@ -36,6 +36,8 @@ VIEWS = {
     "nuclei": ((1.25, False), (1.5, True)),
     "glands": ((0.8, False), (1.0, False), (1.0, True), (1.25, False)),
 }
+#: What was scanned coarser is enlarged to a head's scale; past this, views would show no more and cost time.
+_LARGEST = 1.5
 #: Size at which the blood head sees a field of 640 × 480 pixels over its own.
 BLOOD_SCALE = 0.5
 _TILE, _MARGIN = 512, 64
@@ -101,16 +103,20 @@ class Regions:
 
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
-        seen = self._chances(head, rescaled(pixels, scale))
+        seen = self._chances(head, rescaled(pixels, scale), max(1.0, _LARGEST / scale))
         ids = instances(seen[0], seen[1], settings)
         kinds = kinds_of(ids, seen[2:]) if len(seen) > 2 else None
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
 
-    def _chances(self, head: str, pixels: Pixels) -> NDArray[np.float32]:
-        """Foreground, distance and kinds as chances [C, H, W] at the size of the field, averaged over ``VIEWS``."""
+    def _chances(self, head: str, pixels: Pixels, largest: float = 2.0) -> NDArray[np.float32]:
+        """Foreground, distance and kinds as chances [C, H, W] at the size of the field, averaged over ``VIEWS``.
+
+        Args:
+            largest: No view is enlarged more.
+        """
         total = np.zeros((HEADS[head], *pixels.shape[:2]), np.float32)
         for size, mirrored in VIEWS[head]:
-            view = rescaled(pixels[:, ::-1] if mirrored else pixels, size)
+            view = rescaled(pixels[:, ::-1] if mirrored else pixels, min(size, largest))
             # The last row and column of a map may reach over the edge of the field.
             whole = chances(self.maps(view, (head,))[head], STRIDES[head])
             whole = resized(whole[:, : view.shape[0], : view.shape[1]], pixels.shape[:2])

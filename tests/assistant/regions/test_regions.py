@@ -122,6 +122,19 @@ def test_views_are_averaged_in_place(trunk: Trunk, shape: tuple[int, int], monke
         assert np.allclose(found, mirrored, atol=1e-4)
 
 
+def test_a_field_that_was_enlarged_is_not_enlarged_further(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Regions(trunk, research=True, version="test")
+    seen: list[tuple[int, int]] = []
+    maps = network.maps
+    monkeypatch.setattr(network, "maps", lambda pixels, heads: (seen.append(pixels.shape[:2]), maps(pixels, heads))[1])
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    network.nuclei(pixels, mpp=0.25)
+    assert seen == [(80, 120), (96, 144)]
+    seen.clear()
+    assert network.nuclei(pixels, mpp=0.5).ids.shape == (64, 96)
+    assert seen == [(128, 192)] * 2
+
+
 def test_maps_are_resized() -> None:
     maps = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
     assert resized(maps, (2, 2)) is maps
