@@ -162,7 +162,7 @@ def _body(record: Record) -> str:
         parts.append(_bar("Confidence", answer.confidence, in_words(answer.confidence), tick=record.threshold))
         parts.append(f'<p class="meta">{low} the threshold of {round(100 * record.threshold)} %</p>')
     else:
-        parts.append('<p class="unknown"><span>Confidence</span><span>not known</span></p>')
+        parts.append('<p class="unknown"><span>Confidence</span> <span>not known</span></p>')
     parts += [f'<p class="meta basis">{escape(_sentence(one))}</p>' for one in of_confidence]
     for heading, lines in (("About the image", of_image), ("About the tools", of_tools)):
         if lines:

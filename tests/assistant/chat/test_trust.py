@@ -107,6 +107,7 @@ def test_an_answer_without_confidence_says_so_everywhere() -> None:
     assert not unknown.confidence_known
     assert known.confidence_known
     pages = [evidence_html(Record("q", a, 0.5)) for a in (unknown, known)]
-    assert "Confidence: not known" in pages[0]
+    assert "<span>Confidence</span> <span>not known</span>" in pages[0]
+    assert "never measured" in pages[0].split("Research use only")[0]
     assert "meter" not in pages[0]
     assert "2 %" in pages[1]
