@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.errors import NotAvailable
+from assistant.model.engine import fast_bfloat16
 from assistant.regions.instances import (
     GLANDS,
     NUCLEI,
@@ -59,11 +60,15 @@ class Regions:
         trunk: In evaluation mode.
         research: Weights from sources without an open licence.
         version: Short hash of the weights.
+
+    Attributes:
+        half: The network runs in bfloat16; so it does where the processor has it.
     """
 
     def __init__(self, trunk: Trunk, *, research: bool, version: str) -> None:
         self.trunk = trunk.eval()
         self.research, self.version = research, version
+        self.half = fast_bfloat16()
 
     def maps(self, pixels: Pixels, heads: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Maps [C, H/stride, W/stride] (logits) of a field [H, W, 3] at the scale it has."""
@@ -83,14 +88,16 @@ class Regions:
         room = ((0, tall - part.shape[0]), (0, wide - part.shape[1]), (0, 0))
         padded = np.pad(part, room, mode="symmetric" if min(part.shape[:2]) >= 32 else "edge")
         tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        with torch.inference_mode():
+        # Half the time where the processor has it; instances on val are the same, masks to a pixel here and there.
+        fast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
+        with torch.inference_mode(), fast:
             found = self.trunk(tensor.to(memory_format=torch.channels_last), tuple(heads))
         for head in heads:
             s = STRIDES[head]
             rows, columns = slice(y // s, -(-y1 // s)), slice(x // s, -(-x1 // s))
             r, c = (y - top) // s, (x - left) // s
             core = found[head][0, :, r : r + rows.stop - rows.start, c : c + columns.stop - columns.start]
-            out[head][:, rows, columns] = core.numpy()
+            out[head][:, rows, columns] = core.float().numpy()
 
     def nuclei(self, pixels: Pixels, mpp: float = MPP["nuclei"], settings: Settings = NUCLEI) -> Instances:
         """Nuclei of a field [H, W, 3] with the chances of ``NUCLEUS_KINDS``."""
