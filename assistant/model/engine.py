@@ -171,7 +171,8 @@ def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.G
     if temperature <= 0:
         token = int(logprobs.argmax())
     else:
-        probabilities = torch.softmax(logits / temperature, -1)
+        # The best is 0 before the division: at a temperature near 0 the others become -inf, and none a NaN.
+        probabilities = torch.softmax((logits - logits.max()).double() / max(temperature, 1e-30), -1)
         if top_p < 1:
             ordered, order = probabilities.sort(descending=True)
             before = ordered.cumsum(-1) - ordered  # the likeliest token always stays

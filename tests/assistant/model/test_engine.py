@@ -229,3 +229,14 @@ def test_other_models_get_the_generic_engine(model: LlamaForCausalLM) -> None:
     assert type(make_engine(adapted)) is HFEngine
     assert type(make_engine(adapted.base_model.model)) is HFEngine
     assert type(make_engine(adapted.merge_and_unload())) is Int8LlamaEngine
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-6])
+@pytest.mark.parametrize("top_p", [1.0, 0.5, 5e-324])
+def test_a_temperature_near_zero_takes_the_likeliest_token(temperature: float, top_p: float) -> None:
+    from assistant.model.engine import _choose
+
+    logits = torch.tensor([-30.0, 12.5, 12.25, 3.0])
+    token, logprob = _choose(logits, temperature, top_p, torch.Generator().manual_seed(0))
+    assert token == 1
+    assert logprob == pytest.approx(float(torch.log_softmax(logits, -1)[1]))
