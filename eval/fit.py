@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,14 @@ def _stack(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return np.stack([np.asarray(v, dtype=np.float64) for v in frame[column]])
 
 
+def _best_weight(
+    weights: NDArray[np.float64], scores: NDArray[np.float64], more: NDArray[np.float64], answer: NDArray[Any]
+) -> float:
+    """The first of ``weights`` at which ``scores + weight * more`` [N, K] is right most often."""
+    right = [int(((scores + w * more).argmax(1) == answer).sum()) for w in weights]
+    return float(weights[int(np.argmax(right))])
+
+
 def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     """Weights of most right answers, temperature of least negative log-likelihood, then the top's two numbers.
 
@@ -33,13 +42,11 @@ def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     scores, prior, answer = _stack(frame, "scores"), _stack(frame, "prior"), frame["answer"].to_numpy()
     rows = np.arange(len(answer))
     # Of weights that answer alike the smallest: weight 0 spares the second look at an empty field.
-    right = [int(((scores - w * prior).argmax(1) == answer).sum()) for w in PRIOR_WEIGHTS]
-    weight = float(PRIOR_WEIGHTS[int(np.argmax(right))])
+    weight = _best_weight(PRIOR_WEIGHTS, scores, -prior, answer)
     adjusted, encoder_weight = scores - weight * prior, 0.0
     if "cosines" in frame.columns:
         near = _stack(frame, "cosines")
-        right = [int(((adjusted + w * near).argmax(1) == answer).sum()) for w in ENCODER_WEIGHTS]
-        encoder_weight = float(ENCODER_WEIGHTS[int(np.argmax(right))])
+        encoder_weight = _best_weight(ENCODER_WEIGHTS, adjusted, near, answer)
         adjusted = adjusted + encoder_weight * near
 
     def loss(log_temperature: NDArray[np.float64]) -> float:

@@ -28,15 +28,13 @@ from assistant.grounding.knowledge import expand
 from assistant.grounding.matcher import Matcher, geometry_of
 from assistant.grounding.program import MOST, OPS
 from assistant.grounding.text import padded, tokens
-from assistant.images.quality import blankness
-from assistant.model.familiar import THRESHOLD, Familiar, load_familiar
+from assistant.model.familiar import Familiar, load_familiar, unfit
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "grounding"
 OPEN_REGIONS = WEIGHTS.parent / "regions" / "regions-open.safetensors"
 LONGEST = 400  # characters of a phrase
 _REMEMBERED = 8
 _SAME = 0.5  # of two boxes that overlap more, the better one stays
-_EMPTY = 0.98
 _SURE = 0.7  # of the operation, before other boxes are left out
 _SMALL, _ENLARGED = 200, 320
 
@@ -70,7 +68,7 @@ class Grounder:
     """Detector and matcher; safe to call from several threads, one image or phrase at a time.
 
     Args:
-        familiar: In an image unlike all training fields nothing is looked for; None looks in every image.
+        familiar: In an image unlike all training fields nothing is looked for; None looks in all that are not blank.
     """
 
     def __init__(self, detector: Detector, matcher: Matcher, familiar: Familiar | None = None) -> None:
@@ -93,8 +91,6 @@ class Grounder:
         limit = self.matcher.config.threshold if threshold is None else threshold
         if not 0 <= limit <= 1:
             raise BadInput(f"threshold is {threshold}; allowed: 0 to 1")
-        if blankness(image) >= _EMPTY:
-            return []
         with self._lock:
             read = self.read(self.proposals(image), phrase)
         return self.chosen(read, phrase, image.size, limit)
@@ -103,8 +99,8 @@ class Grounder:
         """Of an image, remembered for the last few."""
         key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
         if key not in self._kept:
-            strange = self.familiar is not None and self.familiar.score(image) < THRESHOLD
-            self._kept[key] = nothing(image.size) if strange else propose(self.detector, image)
+            _, unusable = unfit([image], self.familiar)
+            self._kept[key] = nothing(image.size) if unusable else propose(self.detector, image)
             while len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
