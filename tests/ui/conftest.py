@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from assistant.answer import Answer, Box, Case, ToolCall, Usage
 from assistant.api import bind
 from tests.fakes import EchoAssistant
 from tests.serving import wait_for
+from ui.chat import Chat
 
 LONG = "Gland with crowded nuclei, stratified and elongated, in a desmoplastic stroma. " * 60
 
@@ -87,6 +89,13 @@ def served(assistant: Any, **keywords: Any) -> Iterator[str]:
 @pytest.fixture
 def show() -> ShowAssistant:
     return ShowAssistant()
+
+
+@pytest.fixture
+def chat(tmp_path: Path, show: ShowAssistant) -> Chat:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return Chat(show, [], folder)
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,6 @@ def red(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.fixture
-def chat(tmp_path: Path, show: ShowAssistant) -> Chat:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    return Chat(show, [], folder)
-
-
 def send(chat: Chat, text: str, files: list[str], history: list[Any] | None = None, records: Any = ()) -> Screen:
     return chat.submit({"text": text, "files": files}, history or [], list(records), REQUEST)
 

@@ -33,13 +33,6 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.fixture
-def chat(tmp_path: Path, show: ShowAssistant) -> Chat:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    return Chat(show, [], folder)
-
-
 def submit(chat: Chat, picture: str, region: str, files: list[str] | None = None) -> Screen:
     message = {"text": "what is it", "files": [picture] if files is None else files}
     return chat.submit(message, [], [], REQUEST, picture, region)
