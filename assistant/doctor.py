@@ -287,6 +287,8 @@ def check_encoder(preset: Preset, *, fix: bool) -> Iterator[Check]:
     if preset.remote is not None:
         return
     yield _sums("trained encoder", WEIGHTS_FOLDER / DEFAULT)
+    if preset.second_look not in (None, DEFAULT):
+        yield _sums(f"trained encoder {preset.second_look}", WEIGHTS_FOLDER / str(preset.second_look))
     name, remedy = "weights minilm", "pathassist doctor --fix"
     try:
         if fix:

@@ -128,8 +128,9 @@ class PresetModel:
     def __init__(self, assistant: Any) -> None:
         self.assistant = assistant
         self.name = assistant.name
-        # A new calibration changes answers and confidences: a run must not go on with another one.
-        calibration = digest([repr(getattr(assistant, "calibration", None))])[:6]
+        # A new calibration or second encoder changes answers and confidences: a run must not go on with another one.
+        looked = getattr(assistant, "second_look", None)
+        calibration = digest([repr(getattr(assistant, "calibration", None)), looked or ""])[:6]
         self.revision = f"{getattr(assistant, 'revision', '')}-{calibration}"
 
     def answer(self, image: Image | None, prompt: str, *, max_new_tokens: int) -> Response:

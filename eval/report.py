@@ -55,13 +55,14 @@ def vqa_markdown(frame: pd.DataFrame, calibration: Calibration, model: str) -> t
     Returns:
         Markdown and the same numbers as a dictionary.
     """
+    looked = str(frame["encoder"].iloc[0]).rpartition("-")[0] or "no encoder"
     numbers: dict[str, Any] = {"rows": {}, "calibration": calibration.as_dict()}
     lines = [
         f"# Four-choice questions on `val`: {model}",
         "",
         f"{DISCLAIMER} Reprint: `make results`; per-item scores are in `{model}-vqa.items.parquet`.",
         "Intervals: bootstrap over slides or groups, 2,000 draws. Atlas diagnoses are slide-level. *Second look*: the",
-        "cosine of image and option by pathclip-small counts beside the likelihood; its weight was fitted on these.",
+        f"cosine of image and option by {looked} counts beside the likelihood; its weight was fitted on these.",
         "",
         "| items | n | groups | " + " | ".join(HEADS) + " |",
         "|---" * (3 + len(HEADS)) + "|",

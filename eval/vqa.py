@@ -78,17 +78,24 @@ def answer_all(assistant: Any, items: list[ChoiceQuestion], out: Path) -> pd.Dat
 
 
 def add_cosines(assistant: Any, frame: pd.DataFrame, items: list[ChoiceQuestion]) -> pd.DataFrame:
-    """Columns ``cosines`` and ``cosines_blank``: how near each option lies to the image, and to an empty field."""
+    """Columns ``cosines`` and ``cosines_blank``: how near each option lies to the image, and to an empty field.
+
+    They are kept where they are of the same encoder, whose id is the column ``encoder``.
+    """
     from assistant.assistant import empty_field
     from assistant.images.intake import load_image
+    from assistant.model.encoders.load import load_encoder
 
+    encoder = load_encoder(assistant.second_look).id if assistant.second_look else ""
+    if {"cosines", "encoder"} <= set(frame.columns) and set(frame["encoder"]) == {encoder}:
+        return frame
     wanted = {q.id: q for q in items}
     near, blank = [], []
     for q in tqdm([wanted[i] for i in frame["id"]], desc="second look", unit="item"):
         image = load_image(q.record.image)
         near.append(assistant.option_cosines([image], q.options))
         blank.append(assistant.option_cosines([empty_field(image.size)], q.options))
-    return frame.assign(cosines=near, cosines_blank=blank)
+    return frame.assign(cosines=near, cosines_blank=blank, encoder=encoder)
 
 
 def add_baselines(
@@ -156,9 +163,8 @@ def run(
 
         assistant = Assistant.load(model, source=source)
         frame = answer_all(assistant, items, folder)
-        if "cosines" not in frame.columns or frame["cosines"].isna().any():
-            frame = add_cosines(assistant, frame, items)
-            _write(frame, path)
+        frame = add_cosines(assistant, frame, items)
+        _write(frame, path)
     if "probe" not in frame.columns:
         frame = add_baselines(frame, items, data)
         _write(frame, path)

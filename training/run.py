@@ -26,7 +26,7 @@ from training.data.records import DataError
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "distill", "clip", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
+STAGES = ("tower", "distill", "clip", "duo", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
 #: Which stage a tool is trained by: ``pathassist train tool:NAME``.
 TOOL_STAGES = {
     "segment_nuclei": "regions", "segment_glands": "regions", "segment_tissue": "regions",
@@ -99,6 +99,10 @@ def run(
         from training.clip.train import ClipRecipe, train_clip
 
         train_clip(read_recipe(Path(recipe), ClipRecipe), folder, resume=resume)
+    elif stage == "duo":
+        from training.clip import duo
+
+        duo.run(read_recipe(Path(recipe), duo.DuoRecipe), folder, resume=resume)
     elif stage == "mllm":
         from training import mllm
 

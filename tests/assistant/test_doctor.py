@@ -255,11 +255,12 @@ def test_an_unreadable_cache_is_a_finding_not_a_crash(monkeypatch: pytest.Monkey
 
 
 def test_the_encoder_needs_its_weights_and_minilm(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, text = doctor.check_encoder(load_preset(), fix=False)
+    weights, second, text = doctor.check_encoder(load_preset(), fix=False)
     assert (weights.status, weights.name) == ("PASS", "trained encoder")
+    assert (second.status, second.name) == ("PASS", "trained encoder pathclip-duo")
     assert (text.status, text.fix) == ("FAIL", "pathassist doctor --fix")
     assert [c.status for c in doctor.check_encoder(alone(), fix=False)] == ["PASS", "WARN"]
     monkeypatch.setattr(store, "minilm_folder", lambda: Path("here"))
-    assert [c.status for c in doctor.check_encoder(load_preset(), fix=True)] == ["PASS", "PASS"]
+    assert [c.status for c in doctor.check_encoder(load_preset(), fix=True)] == ["PASS", "PASS", "PASS"]
     monkeypatch.setattr(doctor, "WEIGHTS_FOLDER", surroundings)
-    assert next(iter(doctor.check_encoder(load_preset(), fix=False))).status == "FAIL"
+    assert [c.status for c in doctor.check_encoder(load_preset(), fix=False)][:2] == ["FAIL", "FAIL"]

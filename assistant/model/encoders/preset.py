@@ -44,7 +44,7 @@ class EncoderPreset:
 
     name: str
     description: str
-    loader: Literal["pathclip_small", "mllm", "open_clip", "clip", "conch", "timm", "keep", "closed"]
+    loader: Literal["pathclip_small", "pathclip_duo", "mllm", "open_clip", "clip", "conch", "timm", "keep", "closed"]
     licence: str
     size_mb: int
     dimension: int

@@ -70,7 +70,7 @@ class TorchEncoder:
         self.info, self.id, self.pixels, self.logit_scale = info, identity, pixels, logit_scale
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self._encode_image, self._text = encode_image, text
+        self._encode_image, self.text = encode_image, text
 
     def prepare(self, image: Image) -> torch.Tensor:
         """uint8 [3, S, S]."""
@@ -120,12 +120,12 @@ class TorchEncoder:
         return [i for i in could if side.count(texts[i]) > side.context]
 
     def _text_side(self, texts: Sequence[str]) -> TextSide:
-        if self._text is None:
+        if self.text is None:
             raise BadInput(f"the encoder {self.info.name} embeds images only; for texts use --encoder pathclip-small")
         for index, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():
                 raise BadInput(f"text {index} of {len(texts)} is empty; give a word or a sentence")
-        return self._text
+        return self.text
 
 
 def _unit(parts: list[torch.Tensor], dimension: int) -> NDArray[np.float32]:

@@ -68,17 +68,19 @@ def test_every_card_reads_and_says_its_licence() -> None:
     names = encoder_names()
     assert names[0] == "pathclip-small"
     assert set(names) == {
-        "pathclip-small", "embedded-mllm", "pathclip", "plip", "quiltnet-b32", "conch", "uni", "uni2-h", "keep", "pluto"
+        "pathclip-small", "pathclip-duo", "embedded-mllm", "pathclip", "plip", "quiltnet-b32", "conch", "uni", "uni2-h",
+        "keep", "pluto",
     }  # fmt: skip
     for name in names:
         preset = encoder_preset(name)
         assert preset.name == name
         assert preset.licence
         assert preset.info.preprocessing.startswith(preset.image.resize)
-        ours = preset.loader in ("pathclip_small", "mllm", "closed")
+        ours = preset.loader in ("pathclip_small", "pathclip_duo", "mllm", "closed")
         assert (preset.source is None) == ours
         assert bool(preset.weights) != ours
-        assert preset.research_only == (name not in ("pathclip-small", "embedded-mllm", "quiltnet-b32"))
+        free = ("pathclip-small", "pathclip-duo", "embedded-mllm", "quiltnet-b32")
+        assert preset.research_only == (name not in free)
 
 
 def test_unknown_closed_and_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
