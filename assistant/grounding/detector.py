@@ -120,12 +120,13 @@ class Detector:
         padded = np.pad(pixels, room, mode="symmetric" if min(height, width) >= 32 else "edge")
         tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
         trunk = self.regions.trunk
-        half, quarter = trunk.features(tensor.to(memory_format=torch.channels_last))
+        tensor = tensor.to(memory_format=torch.channels_last)
+        half, quarter = trunk.features(tensor)
         out = {}
         for head in heads:
             if head in trunk.heads:
                 s = STRIDES[head]
-                out[head] = trunk.head(head, half, quarter)[0, :, : -(-height // s), : -(-width // s)].numpy()
+                out[head] = trunk.head(head, tensor, half, quarter)[0, :, : -(-height // s), : -(-width // s)].numpy()
         return out, quarter[0, :, : -(-height // 4), : -(-width // 4)].numpy()
 
     def _blood(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:

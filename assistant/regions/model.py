@@ -192,7 +192,11 @@ def read_regions(path: Path, research: bool = True) -> Regions:
         )
     try:
         state: dict[str, Any] = {k: v.float() for k, v in load_file(path).items()}
-        trunk = Trunk(tuple(h for h in HEADS if any(k.startswith(f"heads.{h}.") for k in state)))
+        heads, outlined = (
+            tuple(h for h in HEADS if any(k.startswith(f"{part}.{h}.") for k in state))
+            for part in ("heads", "outlines")
+        )
+        trunk = Trunk(heads, outlined)
         trunk.load_state_dict(state, strict=False)
         missing = [k for k in trunk.state_dict() if k not in state and "num_batches" not in k]
         if missing:

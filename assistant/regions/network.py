@@ -2,7 +2,8 @@
 
 In the manner of Cerberus (Graham et al. 2023): the trunk is shared and every source trains only the heads that it has
 labels for. The encoder is the image tower of pathclip-small; the decoder is a U-Net of depthwise separable convolutions
-down to a quarter, then half, of the resolution.
+down to a quarter, then half, of the resolution. Outlines of nuclei and glands have a decoder of their own at half of
+the resolution, which sees the pixels too (:class:`Outlines`).
 
 ===========  ==================================================================================================
 ``nuclei``   [B, 6, H, W]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), then four
@@ -26,6 +27,7 @@ from torch import nn
 HEADS = {"nuclei": 6, "glands": 2, "tissue": 4, "blood": 7}
 #: Pixels of the input for one of a head's output.
 STRIDES = {"nuclei": 1, "glands": 2, "tissue": 4, "blood": 4}
+OUTLINED = ("nuclei", "glands")
 NUCLEUS_KINDS = ("other", "inflammatory", "epithelial", "spindle")
 TISSUES = ("tumour", "stroma", "normal", "background")
 BLOOD_CELLS = ("red blood cell", "white blood cell", "platelet")
@@ -46,10 +48,40 @@ class Separable(nn.Sequential):
         )
 
 
-class Trunk(nn.Module):
-    """Pixels [B, 3, H, W] in -1…1, H and W multiples of 32, to the maps of the heads asked for."""
+class Outlines(nn.Module):
+    """Decoder of one head: the maps at half the resolution beside the pixels, through full 3×3 convolutions.
 
-    def __init__(self, heads: tuple[str, ...] = tuple(HEADS)) -> None:
+    What it finds is added to the maps; it starts as nothing. Full convolutions take less time on a processor than their
+    number of products lets expect: memory bounds the depthwise ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolved(WIDTHS[0] + 12, 64), *_convolved(64, 64, 2), *_convolved(64, 64), nn.Conv2d(64, WIDTHS[0], 1)
+        )
+        nn.init.zeros_(cast("Any", self.body[-1].weight))
+        nn.init.zeros_(cast("Any", self.body[-1].bias))
+
+    def forward(self, half: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """``half`` [B, 32, H/2, W/2] and ``pixels`` [B, 3, H, W] to maps like ``half``."""
+        seen = torch.cat([half, F.pixel_unshuffle(pixels, 2).to(half.dtype)], dim=1)
+        return half + cast(torch.Tensor, self.body(seen))
+
+
+def _convolved(inside: int, outside: int, dilation: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inside, outside, 3, padding=dilation, dilation=dilation, bias=False)
+    return convolution, nn.GroupNorm(8, outside), nn.ReLU(inplace=True)
+
+
+class Trunk(nn.Module):
+    """Pixels [B, 3, H, W] in -1…1, H and W multiples of 32, to the maps of the heads asked for.
+
+    Args:
+        outlined: Heads with :class:`Outlines`.
+    """
+
+    def __init__(self, heads: tuple[str, ...] = tuple(HEADS), outlined: tuple[str, ...] = OUTLINED) -> None:
         super().__init__()
         import timm
 
@@ -68,6 +100,7 @@ class Trunk(nn.Module):
             else:
                 last = [nn.Conv2d(64, HEADS[name], 1)]
             self.heads[name] = nn.Sequential(Separable(width, 64), *last)
+        self.outlines = nn.ModuleDict({name: Outlines() for name in heads if name in outlined})
         if "blood" in heads:  # rare centres: start from a chance of one in a hundred (focal loss, Lin et al. 2017)
             nn.init.constant_(self.heads["blood"][1].bias[:3], -4.6)  # type: ignore[index]
 
@@ -91,13 +124,15 @@ class Trunk(nn.Module):
                 quarter = out
         return out, quarter
 
-    def head(self, name: str, half: torch.Tensor, quarter: torch.Tensor) -> torch.Tensor:
-        """The map of one head from :meth:`features`."""
+    def head(self, name: str, pixels: torch.Tensor, half: torch.Tensor, quarter: torch.Tensor) -> torch.Tensor:
+        """The map of one head from ``pixels`` and their :meth:`features`."""
+        if name in self.outlines:
+            half = self.outlines[name](half, pixels)
         return cast(torch.Tensor, self.heads[name](half if STRIDES[name] <= 2 else quarter))
 
     def forward(self, pixels: torch.Tensor, heads: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
         half, quarter = self.features(pixels)
-        return {name: self.head(name, half, quarter) for name in (heads or tuple(self.heads))}
+        return {name: self.head(name, pixels, half, quarter) for name in (heads or tuple(self.heads))}
 
 
 def start_encoder(trunk: Trunk, tower: dict[str, torch.Tensor], prefix: str = "visual.backbone.") -> None:

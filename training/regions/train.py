@@ -134,23 +134,24 @@ def save(trunk: Trunk, average: dict[str, torch.Tensor], recipe: RegionsRecipe, 
 
 def loss_parts(trunk: Trunk, batch: Batch) -> dict[str, torch.Tensor]:
     """Weighted loss of every head that the batch has labels for."""
-    half, quarter = trunk.features(batch.pixels.to(memory_format=torch.channels_last))
+    pixels = batch.pixels.to(memory_format=torch.channels_last)
+    half, quarter = trunk.features(pixels)
     rows, targets = batch.rows, batch.targets
     out: dict[str, torch.Tensor] = {}
     for key, head in (("fg", "nuclei"), ("glands", "glands")):
         if key not in rows:
             continue
-        maps = trunk.head(head, half[rows[key]], quarter).float()
+        maps = trunk.head(head, pixels[rows[key]], half[rows[key]], quarter).float()
         out[head] = shapes(maps, targets[key])
         if head == "nuclei" and "kinds" in rows:
             place = {int(r): i for i, r in enumerate(rows[key])}
             chosen = torch.tensor([place[int(r)] for r in rows["kinds"]])
             out["kinds"] = 0.5 * F.cross_entropy(maps[chosen, 2:], targets["kinds"], ignore_index=NONE)
     if "tissue" in rows:
-        maps = trunk.head("tissue", half, quarter[rows["tissue"]]).float()
+        maps = trunk.head("tissue", pixels, half, quarter[rows["tissue"]]).float()
         out["tissue"] = F.cross_entropy(maps, targets["tissue"], ignore_index=NONE)
     if "boxes" in rows:
-        maps = trunk.head("blood", half, quarter[rows["boxes"]]).float()
+        maps = trunk.head("blood", pixels, half, quarter[rows["boxes"]]).float()
         out["blood"] = cells(maps, targets["heat"], targets["size"], targets["where"])
     return out
 

@@ -180,3 +180,19 @@ def test_shipped_weights_outline_nuclei(data_root: Path) -> None:
         assert dice(np.asarray(truth), found.ids) > 0.6
     assert found.kinds is not None
     assert found.kinds.shape == (found.ids.max(), 4)
+
+
+def test_a_decoder_of_outlines_starts_as_nothing_and_sees_the_pixels(trunk: Trunk) -> None:
+    torch.manual_seed(2)
+    pixels = torch.rand(1, 3, 64, 64) * 2 - 1
+    plain = Trunk(outlined=()).eval()
+    plain.load_state_dict({k: v for k, v in trunk.state_dict().items() if not k.startswith("outlines.")})
+    with torch.no_grad():
+        wanted, found = plain(pixels), trunk(pixels)
+        assert all(torch.allclose(wanted[h], found[h], atol=1e-5) for h in HEADS)
+        last = trunk.outlines["nuclei"].body[-1]  # type: ignore[index]
+        last.weight.normal_(std=0.1)
+        half, quarter = trunk.features(pixels)
+        dark = trunk.head("nuclei", pixels - 0.5, half, quarter)
+        assert not torch.allclose(trunk.head("nuclei", pixels, half, quarter), dark, atol=1e-3)
+        last.weight.zero_()
