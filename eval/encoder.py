@@ -70,14 +70,27 @@ def encode(model: Any, records: Sequence[Record], size: int, normalise: Callable
     return Bank(torch.cat(pooled).numpy(), whole)
 
 
-def encode_views(encoder: Encoder, records: Sequence[Record]) -> Bank:
-    """Vectors as classes are told by, over views of each image of ``val``; zeros elsewhere."""
+def encode_val(encoder: Encoder, records: Sequence[Record], *, views: bool = False) -> Bank:
+    """Vectors of each image of ``val``, or as classes are told by, over its views; zeros elsewhere."""
     out = np.zeros((len(records), encoder.info.dimension), np.float32)
     val = [i for i, r in enumerate(records) if r.split == "val"]
-    for start in tqdm(range(0, len(val), 16), desc="views", unit="batch"):
+    for start in tqdm(range(0, len(val), 16), desc=encoder.info.name, unit="batch"):
         rows = val[start : start + 16]
-        out[rows] = embed_views(encoder, [load_image(records[i].image) for i in rows])
+        images = [load_image(records[i].image) for i in rows]
+        out[rows] = embed_views(encoder, images) if views else encoder.embed_images(images)
     return Bank(out, out)
+
+
+def by_text(vectors: Vectors, records: Sequence[Record], encoder: Encoder) -> dict[str, Any]:
+    """What the encoder's own texts tell of the vectors."""
+    found = {"zero_shot": {t: zero_shot(vectors, records, t, encoder) for t in TASKS}}
+    return found | {"captions": caption_retrieval(vectors, records, encoder)}
+
+
+def _embedded(bank: Bank) -> Vectors:
+    """Of an encoder with texts."""
+    assert bank.embedded is not None  # noqa: S101 - a PathCLIP always has a shared space
+    return bank.embedded
 
 
 def cached(path: Path, make: Callable[[], Bank]) -> Bank:
@@ -150,7 +163,7 @@ def run(
         compare: Folders of further PathCLIP artefacts (ablations), probed beside the main one.
     """
     from assistant.model.cache import sha256
-    from assistant.model.encoders.load import read_pathclip_small
+    from assistant.model.encoders.load import load_encoder, read_pathclip_small
     from assistant.model.encoders.pathclip import PathClipModel
     from assistant.model.encoders.preset import encoder_preset
     from assistant.model.familiar import imagenet_tower
@@ -170,23 +183,27 @@ def run(
     atlas = [r for r in records if r.dataset == "atlas"]
     recolour = stain_normaliser(reference)
     normalised = cached(kept / f"{key}-normalised.npz", lambda: encode(model, atlas, size, recolour))
+    others: dict[str, Any] = {}
     for other in compare:
         name = f"{Path(other).parent.name}"
         mark = sha256(Path(other) / "model.safetensors")[:12]
         banks[name] = cached(kept / f"{mark}.npz", lambda p=other: encode(PathClipModel.load(Path(p)), records, size))
-    viewed = cached(kept / f"{key}-views.npz", lambda: encode_views(texts, records)).pooled
+        its = read_pathclip_small(Path(other), encoder_preset("pathclip-small"))
+        others[name] = by_text(_embedded(banks[name]), records, its)
+    duo = load_encoder("pathclip-duo")
+    pairs = cached(kept / f"{duo.id}.npz", lambda: encode_val(duo, records))
+    others["pathclip-duo"] = by_text(_embedded(pairs), records, duo)
+    viewed = cached(kept / f"{key}-views.npz", lambda: encode_val(texts, records, views=True)).pooled
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(len(records), 64)).astype(np.float32)
-    assert banks["ours"].embedded is not None  # noqa: S101 - a PathCLIP always has a shared space
-    embedded = banks["ours"].embedded
+    embedded = _embedded(banks["ours"])
     numbers: dict[str, Any] = {
         "encoder": {"folder": str(encoder), "sha256": key, "dimension": model.config.dimension},
         "probe": {name: {t: probe(b.pooled, records, t) for t in TASKS} for name, b in banks.items()},
         "probe_embedded": {t: probe(embedded, records, t) for t in TASKS},
         "probe_noise": {t: probe(noise, records, t) for t in TASKS},
-        "zero_shot": {t: zero_shot(embedded, records, t, texts) for t in TASKS},
+        **by_text(embedded, records, texts), "others": others,
         "zero_shot_views": {t: zero_shot(viewed, records, t, texts) for t in TASKS},
-        "captions": caption_retrieval(embedded, records, texts),
         "captions_views": caption_retrieval(viewed, records, texts),
         "slides": {
             "ours": slide_retrieval(embedded, records), "imagenet": slide_retrieval(banks["imagenet"].pooled, records),

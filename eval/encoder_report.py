@@ -71,6 +71,20 @@ def _captions(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _others(numbers: dict[str, Any]) -> list[str]:
+    """Other encoders of ours by their own texts, beside the main one."""
+    heads = ["encoder", "linear probe, mean", "zero-shot, mean", "organ of unseen cases, zero-shot"]
+    heads += [f"captions, recall@{k}" for k in (1, 5, 10)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, found in {"ours": numbers, **numbers["others"]}.items():
+        probed, zero = numbers["probe"].get(name), found["zero_shot"]
+        cells = [name, f"{np.mean([v['linear'][0] for v in probed.values()]):.3f}" if probed else "–"]
+        cells += [f"{np.mean([v['accuracy'][0] for v in zero.values()]):.3f}", _wide(zero["organ"]["unseen"])]
+        cells += [_wide(found["captions"][f"image_to_text@{k}"]) for k in (1, 5, 10)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def _collapse(found: dict[str, Any]) -> list[str]:
     keys = [k for k in next(iter(found.values())) if k != "fields"]
     lines = ["| vectors | " + " | ".join(k.replace("_", " ") for k in keys) + " |", "|---" * (len(keys) + 1) + "|"]
@@ -102,6 +116,13 @@ def encoder_markdown(numbers: dict[str, Any]) -> str:
         "The same with the mean over the field and its four corners (`assistant/model/encoders/views.py`):",
         "",
         *_captions(numbers["captions_views"]),
+        "",
+        "## Beside other encoders trained here",
+        "",
+        "*clip-nostain*: small-cpu-nostain.yaml, no stain augmentation, 250 steps in one go (ours began with 100 of a",
+        "longer schedule). *pathclip-duo*: ours and the ImageNet tower in one space, as it judges lettered options.",
+        "",
+        *_others(numbers),
         "",
         "## Slides of the same diagnosis",
         "",
