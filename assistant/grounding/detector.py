@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -74,7 +73,6 @@ class Detector:
     def __init__(self, regions: Regions) -> None:
         self.regions = regions
 
-    @torch.inference_mode()
     def propose(self, image: Image.Image, limit: int = 128) -> Proposals:
         """At most ``limit`` boxes, the surest of every family first.
 
@@ -87,8 +85,8 @@ class Detector:
         half = rescaled(full, 0.5)
         large = rescaled(full, min(_ENLARGED, max(1.0, (_PIXELS / (full.shape[0] * full.shape[1])) ** 0.5)))
         enlarged = large.shape[1] / full.shape[1]
-        maps_full, features_full = self._pass(large, ("nuclei", "tissue"))
-        maps_half, features_half = self._pass(half, ("blood", "glands"))
+        maps_full, features_full = self.regions.look(large, ("nuclei", "tissue"))
+        maps_half, features_half = self.regions.look(half, ("blood", "glands"))
         found = [
             self._blood(maps_half["blood"], 2.0),
             self._shapes("glands", maps_half["glands"], half.shape[:2], 2.0, _GLAND, GLANDS),
@@ -110,24 +108,6 @@ class Detector:
         context = np.concatenate([features_full.mean(axis=(1, 2)), features_half.mean(axis=(1, 2))])
         boxes = (boxes / shrink).astype(np.float32)
         return Proposals(boxes, scores, features.astype(np.float32), context.astype(np.float32), image.size)
-
-    def _pass(
-        self, pixels: NDArray[np.uint8], heads: tuple[str, ...]
-    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """Maps of the heads as at ``pixels``, and the decoder's map [F, H/4, W/4]."""
-        height, width = pixels.shape[:2]
-        room = ((0, -height % 32), (0, -width % 32), (0, 0))
-        padded = np.pad(pixels, room, mode="symmetric" if min(height, width) >= 32 else "edge")
-        tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        trunk = self.regions.trunk
-        tensor = tensor.to(memory_format=torch.channels_last)
-        half, quarter = trunk.features(tensor)
-        out = {}
-        for head in heads:
-            if head in trunk.heads:
-                s = STRIDES[head]
-                out[head] = trunk.head(head, tensor, half, quarter)[0, :, : -(-height // s), : -(-width // s)].numpy()
-        return out, quarter[0, :, : -(-height // 4), : -(-width // 4)].numpy()
 
     def _blood(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:
         boxes, scores = cells(maps, least=0.1)

@@ -83,21 +83,34 @@ class Regions:
         height, width = pixels.shape[:2]
         x1, y1 = min(x + _TILE, width), min(y + _TILE, height)
         left, top = max(0, x - _MARGIN), max(0, y - _MARGIN)
-        part = pixels[top : min(y1 + _MARGIN, height), left : min(x1 + _MARGIN, width)]
-        tall, wide = (-(-side // 32) * 32 for side in part.shape[:2])
-        room = ((0, tall - part.shape[0]), (0, wide - part.shape[1]), (0, 0))
-        padded = np.pad(part, room, mode="symmetric" if min(part.shape[:2]) >= 32 else "edge")
-        tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        # Half the time where the processor has it; PQ on val moves by at most 0.003.
-        fast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
-        with torch.inference_mode(), fast:
-            found = self.trunk(tensor.to(memory_format=torch.channels_last), tuple(heads))
+        found, _ = self.look(pixels[top : min(y1 + _MARGIN, height), left : min(x1 + _MARGIN, width)], heads)
         for head in heads:
             s = STRIDES[head]
             rows, columns = slice(y // s, -(-y1 // s)), slice(x // s, -(-x1 // s))
             r, c = (y - top) // s, (x - left) // s
-            core = found[head][0, :, r : r + rows.stop - rows.start, c : c + columns.stop - columns.start]
-            out[head][:, rows, columns] = core.float().numpy()
+            out[head][:, rows, columns] = found[head][
+                :, r : r + rows.stop - rows.start, c : c + columns.stop - columns.start
+            ]
+
+    def look(self, pixels: Pixels, heads: Sequence[str]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """One pass over a field [H, W, 3]: maps [C, H/stride, W/stride] (logits) of those ``heads`` that the network
+        has, and the decoder's map [F, H/4, W/4]; sides are rounded up."""
+        height, width = pixels.shape[:2]
+        room = ((0, -height % 32), (0, -width % 32), (0, 0))
+        padded = np.pad(pixels, room, mode="symmetric" if min(height, width) >= 32 else "edge")
+        tensor = torch.from_numpy(np.ascontiguousarray(padded)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        tensor = tensor.to(memory_format=torch.channels_last)
+        # Half the time where the processor has it; PQ on val moves by at most 0.003.
+        fast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
+        with torch.inference_mode(), fast:
+            half, quarter = self.trunk.features(tensor)
+            found = {h: self.trunk.head(h, tensor, half, quarter) for h in heads if h in self.trunk.heads}
+
+        def cut(maps: torch.Tensor, stride: int) -> NDArray[np.float32]:
+            kept: NDArray[np.float32] = maps[0, :, : -(-height // stride), : -(-width // stride)].float().numpy()
+            return kept
+
+        return {h: cut(maps, STRIDES[h]) for h, maps in found.items()}, cut(quarter, 4)
 
     def nuclei(self, pixels: Pixels, mpp: float = MPP["nuclei"], settings: Settings = NUCLEI) -> Instances:
         """Nuclei of a field [H, W, 3] with the chances of ``NUCLEUS_KINDS``."""
