@@ -5,7 +5,7 @@
     done
     OMP_NUM_THREADS=1 python -m eval.regions_joint --runs runs/alone --out eval/results
 
-The runs are short (200 steps): they compare, and are no match for the shipped network. The control is the same start
+The runs are short (120 steps): they compare, and are no match for the shipped network. The control is the same start
 with heads that were never trained.
 """
 
