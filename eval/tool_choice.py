@@ -4,8 +4,10 @@ Planning is measured on requests in words never trained on (``training.data.tool
 keyword baseline and the language model without its adapter; answering with tools against answering without, on
 ``val`` questions of the sets that only a tool knows and on counts.
 
-The wordings of ``val`` are those settings were chosen by; the requests of ``FRESH`` were written before the last change
-and never tuned on, so they are reported apart. Parts can be measured one at a time (``--parts``); the others are kept.
+Settings were chosen by the wordings of ``val`` and the requests of ``FRESH``, whose errors were read; the requests of
+``FRESH2`` were written before the last change and nothing was tuned on them, so they are reported apart. ``--before``
+names the folder of an earlier classifier to be measured on them too. Parts can be measured one at a time (``--parts``);
+the others are kept.
 
     OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results
 """
@@ -28,7 +30,7 @@ from PIL import Image
 
 from assistant.answer import Answer
 from assistant.chat.grammar import FunctionTool, Parameter
-from assistant.chat.intent import FILE
+from assistant.chat.intent import FILE, load_intent
 from assistant.chat.planner import NAME, Facts, PlannedCall, Planner, Step, load_planner
 from assistant.chat.tool_loop import MAX_STEPS
 from assistant.images.intake import load_image
@@ -39,7 +41,11 @@ from eval.stats import cluster_interval, compare
 from training.data.questions import diagnosis_names, four_choice
 from training.data.records import data_root, load_records, read_jsonl
 from training.data.tool_calls import Request, Requests, fresh_requests, planned_tools
+from training.data.tool_phrases_wide import SHARED
 
+#: The sets as the page names them, and the earlier classifier on the last.
+VAL, DEVELOPMENT, FRESH = "val", "development", "fresh2"
+EARLIER = f"earlier classifier, {FRESH}"
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results"
 TOOL_SETS = {"crc_polyp5": "colorectal", "herlev_pap": "cervical", "wbc_seg": "white blood cells"}
 #: Control: the first pattern found in the question decides.
@@ -250,8 +256,11 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Calling tools: the right one, and better answers for it", "", f"Printed by `{result['command']}`.",
         f"{total} requests in words never trained on ({listed}).",
-        "*val*: generated from the wordings by which the classifier's settings are chosen. *fresh*: written before the",
-        "last change to the classifier and its training words, by the same author as those, and never tuned on.",
+        "*val*: generated from wordings by which the classifier's settings are chosen. *development*: whole requests,",
+        "once a fresh set; their errors were read before the training words were widened, and settings are chosen by",
+        "them too. *fresh2*: whole requests written before that widening by the author of the training words; nothing",
+        f"was tuned on them, and training leaves out what shares {SHARED:.0%} of its words with one of them.",
+        f"*earlier classifier*: shipped before the widening ({result['before']}…, measured by `--before FOLDER`).",
         "Intervals are 95 %, by bootstrap over wordings (planning) or slides and images (answering). Goals: right tool",
         "≥ 0.97, over-call ≤ 0.03, valid arguments 1.00. *right tool*: exactly the calls wanted, none included.",
         "*over-call*: of the requests that need no tool, those with a call. *keywords*: the first pattern of a fixed",
@@ -274,7 +283,8 @@ def markdown(result: dict[str, Any]) -> str:
             "## Answers with and without tools", "",
             "The same questions of `val`, four options each. Without tools the chat model decides; with tools the",
             "result of the tool that the planner called, where one worked. *p*: paired, two-sided; permutation over",
-            "slides and images. Sets with fewer val fields than asked for are taken whole.", "",
+            "slides and images. Sets with fewer val fields than asked for are taken whole.",
+            *([f"Printed by `{result['answered_command']}`."] if "answered_command" in result else []), "",
             "| way | set | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|",
             *[_line(row) for row in result["answering"]], "",
         ]  # fmt: skip
@@ -285,7 +295,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {w['kind']}: “{w['question']}” → {w['got'] or 'none'}, wanted {w['wanted'] or 'none'}"
         for w in result["wrong"]
     ]
-    fresh = f"{result['wrong_fresh']} of the fresh requests were planned wrongly; they are not listed, to stay fresh."
+    fresh = f"{result['wrong_fresh']} of fresh2 were planned wrongly; they are not listed, to stay fresh."
     lines += ["", fresh]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -295,41 +305,63 @@ def _line(row: dict[str, Any]) -> str:
     return f"| {row['model']} | {row['part']} | {row['metric']} | {row['value']:.3f} | {interval} | {row['n']} |"
 
 
-def measure_planning(
-    adapter: Path | None, seed: int, requests: int, whole: int, control: int, old: dict[str, Any]
-) -> dict[str, Any]:
+def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str, Any]:
     """The planning part of the result.
 
-    Args:
-        control: Requests for the model without its adapter, which is slow; 0 keeps what was measured before.
+    What is slow or of the past is measured only where asked for, else kept from ``old``: the model without its adapter
+    (``args.control`` requests) and an earlier classifier (the folder ``args.before``).
     """
-    drawn = Requests("val", seed)
-    sets = {"val": [drawn.draw(i) for i in range(requests)], "fresh": fresh_requests()}
+    adapter, before, whole, control = args.adapter, args.before, args.whole, args.control
+    drawn = Requests("val", args.seed)
+    sets = {VAL: [drawn.draw(i) for i in range(args.requests)], DEVELOPMENT: fresh_requests()}
+    sets[FRESH] = fresh_requests(second=True)
     planner: Planner = load_planner(adapter)
-    rows = {"fresh": planning(planner, sets["fresh"]), "val": planning(planner, sets["val"], whole)}
+    rows = {name: planning(planner, part, None if name == FRESH else whole) for name, part in sets.items()}
     tables = []
-    for name in ("val", "fresh"):
-        tables += planning_table(f"trained, {name}", rows[name])
+    for name, part in rows.items():
+        tables += planning_table(f"trained, {name}", part)
     print(json.dumps([t for t in tables if t["part"] == "all"], indent=1), flush=True)
-    for name in ("val", "fresh"):
-        words = planning_table(f"keywords, {name}", planning(Keywords(), sets[name]))
+    if before is not None:
+        tables += planning_table(EARLIER, planning(_chooser(before), sets[FRESH], 0))
+    else:
+        tables += [t for t in old.get("planning", []) if t["model"] == EARLIER]
+    for name, part in sets.items():
+        words = planning_table(f"keywords, {name}", planning(Keywords(), part))
         tables += [t for t in words if t["part"] == "all"]
-    if not control and old:
-        tables += [t for t in old["planning"] if t["model"].startswith("no adapter")]
+    if not control:
+        tables += [t for t in old.get("planning", []) if t["model"].startswith("no adapter")]
     if control:
-        bare = planning(load_planner(bare=True), sets["val"][:control])
+        bare = planning(load_planner(bare=True), sets[VAL][:control])
         tables += [t for t in planning_table("no adapter, val", bare) if t["part"] == "all"]
     seconds = [s for part in rows.values() for r in part if r["complete"] for s in r["seconds"]]
-    wrong = [{k: r[k] for k in ("kind", "question", "got", "wanted")} for r in rows["val"] if not r["right"]]
+    wrong = [{k: r[k] for k in ("kind", "question", "got", "wanted")} for r in rows[VAL] if not r["right"]]
     return {
-        "command": " ".join([*COMMAND.split(" ")[:4], *sys.argv[1:]]), "classifier": _classifier(adapter),
-        "seed": seed, "requests": {name: len(part) for name, part in rows.items()},
+        "command": _command(sys.argv[1:]), "classifier": _classifier(adapter),
+        "before": _classifier(before) if before else old.get("before", ""), "seed": args.seed,
+        "requests": {name: len(part) for name, part in rows.items()},
         "wordings": {name: len({r["group"] for r in part}) for name, part in rows.items()},
         "planning": tables, "prompt_tokens": planner.prompt_tokens(planned_tools()),
         "seconds": {"median": round(float(np.median(seconds)), 3), "p90": round(float(np.quantile(seconds, 0.9)), 3),
                     "n": len(seconds)},
-        "wrong": wrong[:20], "wrong_fresh": sum(not r["right"] for r in rows["fresh"]),
+        "wrong": wrong[:20], "wrong_fresh": sum(not r["right"] for r in rows[FRESH]),
     }  # fmt: skip
+
+
+def _command(words: list[str]) -> str:
+    """The command that prints the page again; an earlier classifier's rows are kept, so its folder is left out."""
+    if "--before" in words:
+        at = words.index("--before")
+        words = words[:at] + words[at + 2 :]
+    return " ".join([*COMMAND.split(" ")[:4], *words])
+
+
+def _chooser(folder: Path) -> Planner:
+    """A planner that only chooses tools, by the classifier of a folder."""
+
+    def unread() -> Any:
+        raise RuntimeError("a choice among our own tools reads no language model")
+
+    return Planner(unread, load_intent(folder))
 
 
 def _classifier(adapter: Path | None) -> str:
@@ -347,22 +379,24 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=12, help="requests for the model without its adapter")
     parser.add_argument("--per-set", type=int, default=40, help="questions a set for answering")
     parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
+    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh2")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     path = args.out / "tool-choice.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"answering": []}
     if "planning" in args.parts:
-        result |= measure_planning(args.adapter, args.seed, args.requests, args.whole, args.control, result)
+        result |= measure_planning(args, result)
         _write(args.out, result)
     if "answering" in args.parts:
         rows: list[dict[str, Any]] = []
+        by = {"answered_by": _classifier(None), "answered_command": _command(sys.argv[1:])}
         for row in answering(args.per_set):
             print(json.dumps(row), flush=True)
             rows.append(row)
             if len(rows) % 20 == 0:
-                result |= {"answering": answering_table(rows), "answered_by": _classifier(None)}
+                result |= {"answering": answering_table(rows), **by}
                 _write(args.out, result)
-        result |= {"answering": answering_table(rows), "answered_by": _classifier(None)}
+        result |= {"answering": answering_table(rows), **by}
         _write(args.out, result)
 
 

@@ -3,9 +3,10 @@
     python -m training.tool_intent --out runs/tool-intent
 
 One logistic output a tool on hashed words and the sentence vector of MiniLM, whose upper layers get low-rank changes;
-trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val``, never on its
-``FRESH`` requests; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a quarter of the
-training wordings is kept out and they are chosen by those. ``--seed`` fixes the requests. Some minutes on one core.
+trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val`` and ``FRESH``,
+never on ``FRESH2``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a quarter of
+the training wordings is kept out and they are chosen by those. ``--start`` goes on from a trained classifier, in fewer
+steps; ``--average`` takes the mean of several such. ``--seed`` fixes the requests. Some minutes on one core.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from assistant.chat.intent import (
     MAX_TOKENS,
     SENTENCE,
     Intent,
+    load_intent,
     minilm,
     mixed,
     own_words,
@@ -37,7 +40,7 @@ from assistant.chat.intent import (
     vector,
 )  # fmt: skip
 from assistant.chat.planner import SUMMARIES, neutral, stem
-from training.data.tool_calls import Part, Request, Requests
+from training.data.tool_calls import Part, Request, Requests, fresh_requests
 
 NAMES = tuple(SUMMARIES)
 #: Weight of the sentence vector beside the hashed words.
@@ -51,8 +54,14 @@ PLACES = ("attention.self.query", "attention.self.key", "attention.self.value", 
 BATCH = 48
 #: Shares of hashed words, and of sentence vectors' numbers, left out in training.
 WORDS_OUT, NUMBERS_OUT = 0.4, 0.1
-#: Share of requests with slips of the pen.
-MISTYPED = 0.12
+#: Shares of requests with slips of the pen, without articles, in the short words of messages, and without points.
+MISTYPED, NO_ARTICLES, SHORTENED, NO_POINTS = 0.12, 0.06, 0.06, 0.1
+_ARTICLES = re.compile(r"\b(?:the|a|an)\s+", re.IGNORECASE)
+_POINTS = re.compile(r"(?<=\w)[.,?!](?=\s|$)")
+_SHORT = {
+    "please": "pls", "you": "u", "are": "r", "what is": "whats", "where is": "wheres", "and": "&", "percent": "%",
+    "image": "img", "picture": "pic", "thanks": "thx", "number": "no", "with": "w/", "do not": "dont", "because": "bc",
+}  # fmt: skip
 
 
 def requests_of(split: str, count: int, seed: int, part: Part = "all") -> list[Request]:
@@ -80,6 +89,18 @@ def mistyped(text: str, rng: random.Random) -> str:
             )
         )
     return " ".join(words)
+
+
+def restyled(text: str, rng: random.Random) -> str:
+    """A text as somebody in a hurry, or somebody whose language has no articles, may have written it."""
+    if rng.random() < NO_ARTICLES:
+        text = _ARTICLES.sub("", text)
+    if rng.random() < SHORTENED:
+        for long, short in _SHORT.items():
+            text = re.sub(rf"\b{long}\b", short, text, flags=re.IGNORECASE)
+    if rng.random() < NO_POINTS:
+        text = _POINTS.sub("", text)
+    return mistyped(text, rng) if rng.random() < MISTYPED else text
 
 
 def wanted_of(requests: list[Request]) -> NDArray[np.float32]:
@@ -170,6 +191,20 @@ class Model(nn.Module):
         out: Tensor = hashed + self.head(SCALE * vectors)
         return out
 
+    def take(self, intent: Intent) -> None:
+        """Begin where a stored classifier ended."""
+
+        def put(to: nn.Parameter, values: NDArray[np.float32]) -> None:
+            with torch.no_grad():
+                to.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+        put(self.words.weight, intent.weights[:, :DIMENSIONS].T)
+        put(self.head.weight, intent.weights[:, DIMENSIONS:])
+        put(self.head.bias, intent.bias)
+        for name, one in self.changed.items():
+            put(one.a, intent.low_rank[f"{name}.a"])
+            put(one.b, intent.low_rank[f"{name}.b"])
+
     def intent(self, threshold: float = 0.5, mix: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> Intent:
         """The classifier as it is shipped, rounded as it is stored."""
 
@@ -182,12 +217,14 @@ class Model(nn.Module):
         return Intent(NAMES, weights, stored(self.head.bias), threshold, SCALE, low, mix)
 
 
-def fit(requests: list[Request], steps: int, seed: int = 0, lr: float = 1.5e-3) -> Model:
-    """Train on requests; batches of like length."""
+def fit(requests: list[Request], steps: int, seed: int = 0, lr: float = 1.5e-3, start: Intent | None = None) -> Model:
+    """Train on requests; batches of like length. ``start``: a classifier to go on from."""
     torch.manual_seed(seed)
     model = Model()
+    if start is not None:
+        model.take(start)
     pick = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    texts = [mistyped(t, pick) if pick.random() < MISTYPED else t for t in map(text_of, requests)]
+    texts = [restyled(text_of(r), pick) for r in requests]
     wanted = torch.from_numpy(wanted_of(requests))
     states, words = model.below(texts), [hashed_words(t) for t in texts]
     low = [p for one in model.changed.values() for p in (one.a, one.b)]
@@ -220,7 +257,7 @@ def fit(requests: list[Request], steps: int, seed: int = 0, lr: float = 1.5e-3) 
         loss.backward()
         nn.utils.clip_grad_norm_(low, 1.0)
         optimizer.step()
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 20 == 0:
             print(f"step {step + 1}: loss {float(loss.detach()):.3f}, {time.time() - began:.0f} s", flush=True)
     return model.eval()
 
@@ -237,8 +274,10 @@ def table(intent: Intent, requests: list[Request]) -> tuple[list[NDArray[np.floa
 
 
 def fit_mix(rows: list[NDArray[np.float32]], wanted: NDArray[np.float32]) -> tuple[float, float, float]:
-    """How the whole and its clauses are weighed: logistic regression over texts of several clauses."""
+    """How the whole and its clauses are weighed: logistic regression over texts of several clauses, if any."""
     several = [i for i, r in enumerate(rows) if len(r) > 1]
+    if not several:
+        return 1.0, 0.0, 0.0
     whole = torch.from_numpy(np.stack([rows[i][0] for i in several]))
     part = torch.from_numpy(np.stack([rows[i][1:].max(axis=0) for i in several]))
     y = torch.from_numpy(wanted[several])
@@ -277,6 +316,34 @@ def save(intent: Intent, out: Path) -> None:
     os.replace(out / "intent.tmp", out / FILE)
 
 
+def averaged(intents: list[Intent]) -> Intent:
+    """The mean of classifiers that went on from the same one (Wortsman et al. 2022), with the settings of the first."""
+    first = intents[0]
+    return replace(
+        first,
+        weights=np.mean([i.weights for i in intents], axis=0),
+        bias=np.mean([i.bias for i in intents], axis=0),
+        low_rank={key: np.mean([i.low_rank[key] for i in intents], axis=0) for key in first.low_rank},
+    )
+
+
+def chosen(intent: Intent, sets: dict[str, list[Request]]) -> Intent:
+    """With the mix and threshold of the best mean over sets of right tools less over-calls; prints what each gets."""
+    tables = {name: table(intent, requests) for name, requests in sets.items()}
+    mixes = (intent.mix, fit_mix([r for rows, _ in tables.values() for r in rows],
+                                 np.concatenate([wanted for _, wanted in tables.values()])))  # fmt: skip
+    scored = []
+    for mix in mixes:
+        for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+            odds = np.log(threshold / (1 - threshold))
+            got = {n: right(np.stack([mixed(r, mix) for r in rows]) >= odds, w) for n, (rows, w) in tables.items()}
+            said = "; ".join(f"{name} right {hit:.3f}, over-call {over:.3f}" for name, (hit, over) in got.items())
+            print(f"mix {mix}, threshold {threshold:g}: {said}", flush=True)
+            scored.append((float(np.mean([hit - over for hit, over in got.values()])), mix, threshold))
+    _, mix, threshold = max(scored)
+    return replace(intent, mix=mix, threshold=threshold)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -285,26 +352,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=7000)
     parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument(
         "--mix", type=float, nargs=3, default=(1.204, 0.71, -0.05), help="whole, greatest clause, constant"
     )
     parser.add_argument("--threshold", type=float, default=0.4)
-    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val")
+    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val and FRESH")
+    parser.add_argument("--start", type=Path, help="folder of a classifier to go on from")
+    parser.add_argument("--average", type=Path, nargs="+", help="folders of classifiers to average instead of training")
     args = parser.parse_args()
-    model = fit(requests_of("train", args.count, args.seed, args.part), args.steps, args.seed)
-    intent = model.intent(args.threshold, tuple(args.mix))
-    if args.choose or args.part == "fit":
-        held = requests_of("val", 600, args.seed) if args.part == "all" else requests_of("train", 1500, 100, "dev")
-        rows, wanted = table(intent, held)
-        scored = []
-        for mix in (intent.mix, fit_mix(rows, wanted)):
-            for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
-                odds = np.log(threshold / (1 - threshold))
-                hit, over = right(np.stack([mixed(r, mix) for r in rows]) >= odds, wanted)
-                print(f"mix {mix}, threshold {threshold:g}: right {hit:.3f}, over-call {over:.3f}", flush=True)
-                scored.append((hit - over, mix, threshold))
-        _, mix, threshold = max(scored)
-        intent = replace(intent, mix=mix, threshold=threshold)
+    if args.average:
+        intent = averaged([load_intent(folder) for folder in args.average])
+        intent = replace(intent, threshold=args.threshold, mix=tuple(args.mix))
+    else:
+        drawn = requests_of("train", args.count, args.seed, args.part)
+        model = fit(drawn, args.steps, args.seed, args.lr, load_intent(args.start) if args.start else None)
+        intent = model.intent(args.threshold, tuple(args.mix))
+    if args.part == "fit":
+        intent = chosen(intent, {"dev": requests_of("train", 1500, 100, "dev")})
+    elif args.choose:
+        intent = chosen(intent, {"val": requests_of("val", 600, 0), "fresh": fresh_requests()})
     save(intent, args.out)
 
 

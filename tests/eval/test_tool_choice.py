@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assistant.answer import Answer
 from assistant.chat.planner import Facts, PlannedCall
-from eval.tool_choice import Keywords, planning, planning_table, without
+from eval.tool_choice import Keywords, _chooser, _command, planning, planning_table, without
 from training.data.tool_calls import Expected, Request
 
 
@@ -50,3 +50,19 @@ def test_rates_of_planning() -> None:
 def test_the_control_names_the_tool_of_the_first_keyword() -> None:
     rows = planning(Keywords(), [request("Count the glands", "segment_glands"), request("Hello")])
     assert [r["right"] for r in rows] == [True, True]
+
+
+def test_an_earlier_classifier_is_no_part_of_the_command() -> None:
+    words = ["--control", "0", "--before", "old", "--whole", "60"]
+    assert _command(words).endswith("-m eval.tool_choice --control 0 --whole 60")
+
+
+def test_a_chooser_reads_no_language_model(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    class Always:
+        def wanted(self, text: str) -> list[tuple[str, float]]:
+            return [("segment_nuclei", 0.9)] if "count" in text else []
+
+    monkeypatch.setattr("eval.tool_choice.load_intent", lambda folder: Always())
+    rows = planning(_chooser(tmp_path), [request("count nuclei", "segment_nuclei"), request("hello")], 0)
+    assert [r["right"] for r in rows] == [True, True]
+    assert not any(r["valid"] for r in rows)

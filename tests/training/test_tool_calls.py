@@ -9,6 +9,7 @@ import pytest
 from training.data import tool_phrases as words
 from training.data import tool_phrases_wide as wide
 from training.data.tool_calls import Requests, fresh_requests, gold_arguments, planned_tools, usable
+from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_val import FRESH
 
 
@@ -24,7 +25,7 @@ def test_no_wording_of_val_is_in_train() -> None:
 
 def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
     held = {wide.plain(t) for ts in words.VAL.values() for t in ts} | {wide.plain(t) for t in words.NONE_VAL}
-    held |= {wide.plain(question) for *_, question in FRESH}
+    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2)}
     tables = [*wide.WIDE.values(), *wide.CLAIMS.values(), wide.NONE]
     rng = random.Random(0)
     for pattern in [p for ps in tables for p in ps]:
@@ -32,15 +33,31 @@ def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
             assert wide.plain(wide.spelled(pattern, rng)) not in held, pattern
     drawn = Requests("train")
     for i in range(1000):
-        assert wide.plain(drawn.draw(i).question) not in held
+        question = drawn.draw(i).question
+        assert wide.plain(question) not in held
+        assert not wide.near(question)
 
 
 def test_a_held_request_is_drawn_again() -> None:
     assert {wide.spelled("(good morning|good evening)!", random.Random(i)) for i in range(40)} == {"good evening!"}
 
 
-def test_the_fresh_requests_can_be_answered() -> None:
-    requests = fresh_requests()
+def test_what_shares_most_words_with_a_fresh_request_is_near() -> None:
+    assert wide.near("Good day, is this image ok, quality wise?")
+    assert not wide.near("Are the glands well formed?")
+    assert not wide.near("nuclei count")  # too short to tell
+
+
+def test_the_second_fresh_set_is_another_than_the_first() -> None:
+    first, second = ({r.question for r in fresh_requests(s)} for s in (False, True))
+    assert not first & second
+    assert sum(not r.calls for r in fresh_requests(second=True)) >= 60
+    assert {c.name for r in fresh_requests(second=True) for c in r.calls} == {t.name for t in planned_tools()}
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_the_fresh_requests_can_be_answered(second: bool) -> None:
+    requests = fresh_requests(second)
     assert len(requests) >= 120
     assert len({r.question for r in requests}) == len(requests)
     for request in requests:
@@ -57,7 +74,7 @@ def test_the_fresh_requests_can_be_answered() -> None:
 def test_parts_of_the_training_wordings_share_none() -> None:
     fit, dev = Requests("train", part="fit"), Requests("train", part="dev")
     for key, texts in fit.wide.items():
-        assert not set(texts) & set(dev.wide[key]) or len(wide.WIDE[key]) < 4
+        assert not set(texts) & set(dev.wide[key]) or len(texts) == len(wide.WIDE[key])  # too few to divide
     assert not set(fit.none_wide) & set(dev.none_wide)
 
 

@@ -19,10 +19,12 @@ from assistant.chat.grammar import FunctionTool, Parameter, from_schema, from_to
 from assistant.chat.planner import SUMMARIES, Facts
 from assistant.chat.prompt import Question
 from training.data import tool_phrases as words
+from training.data import tool_phrases_more as more
 from training.data import tool_phrases_wide as wide
 from training.data.phrases import ASK, GENERAL, UNANSWERABLE
 from training.data.questions import LABELS, ORGANS, STAINS, draw_options, four_choice, vocabulary
 from training.data.records import OPEN_SETS, load_records
+from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
@@ -135,7 +137,7 @@ class Requests:
         self.injected = words.INJECTED_TRAIN if train else words.INJECTED_VAL
         self.images = words.IMAGE_TRAIN if train else words.IMAGE_VAL
         self.numbered = words.NUMBERED_TRAIN if train else words.NUMBERED_VAL
-        self.phrases = words.PHRASES_TRAIN if train else words.PHRASES_VAL
+        self.phrases = (*words.PHRASES_TRAIN, *more.PHRASES) if train else words.PHRASES_VAL
         self.texts = words.TEXTS_TRAIN if train else words.TEXTS_VAL
         self.mpp = words.MPP_TRAIN if train else words.MPP_VAL
         self.other = words.OTHER_TRAIN if train else words.OTHER_VAL
@@ -149,7 +151,7 @@ class Requests:
         kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
         self._used: list[str] = []
         made: Request = getattr(self, "_" + kind.replace(" ", "_"))(rng)
-        while self.split == "train" and wide.plain(made.question) in wide.HELD:
+        while self.split == "train" and (wide.plain(made.question) in wide.HELD or wide.near(made.question)):
             self._used = []
             made = getattr(self, "_" + kind.replace(" ", "_"))(rng)
         return replace(made, wording=" | ".join(self._used) or made.question.split("\n")[0])
@@ -179,9 +181,9 @@ class Requests:
         )
 
     def _none(self, rng: random.Random) -> Request:
-        if rng.random() < (0.3 if self.none_wide else 0.6):
+        if rng.random() < (0.2 if self.none_wide else 0.6):
             return self._request(rng.choice(self.visual), rng.choice((1, 1, 1, 2)), (), "none", rng, frame=False)
-        text = rng.choice(self.none_wide if self.none_wide and rng.random() < 0.7 else self.none)
+        text = rng.choice(self.none_wide if self.none_wide and rng.random() < 0.85 else self.none)
         self._used.append(text)
         text = wide.spelled(text, rng) if self.none_wide else text
         count = rng.choice((0, 1, 1, 1, 2)) if "{img}" not in text else 1
@@ -307,7 +309,7 @@ class Requests:
     def _worded(self, key: str, rng: random.Random, count: int) -> tuple[str, Expected]:
         """A template filled in, and the call it asks for."""
         name, _, variant = key.partition("+")
-        template = rng.choice(self.wide[key] if self.wide and rng.random() < 0.65 else self.wording[key])
+        template = rng.choice(self.wide[key] if self.wide and rng.random() < 0.75 else self.wording[key])
         self._used.append(template)
         template = wide.spelled(template, rng) if self.wide else template
         number = 1 if "{img}" not in template else rng.randint(1, count)
@@ -376,15 +378,16 @@ def _joined(joint: str, one: str, two: str) -> str:
     return joint.format(one, two, **{"0s": bare[0], "1s": bare[1], "0l": small[0], "1l": small[1]})
 
 
-def fresh_requests() -> list[Request]:
-    """The requests of ``FRESH``, on which nothing is tuned; those of kind "fails" and "wrong stain" get no result."""
+def fresh_requests(second: bool = False) -> list[Request]:
+    """The requests of ``FRESH``, by which settings are chosen, or of ``FRESH2``, on which nothing is tuned; those of
+    kind "fails" and "wrong stain" get no result."""
     refused = ("fails", "wrong stain")
     return [
         Request(
             question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
             wording=question,
         )
-        for kind, images, stain, calls, question in FRESH
+        for kind, images, stain, calls, question in (FRESH2 if second else FRESH)
     ]  # fmt: skip
 
 

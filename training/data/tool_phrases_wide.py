@@ -1,7 +1,8 @@
 """More wording for training: patterns with choices, so that a tool is met in many words.
 
 ``(a|b|)`` stands for one of its parts, drawn anew each time; braces as in ``tool_phrases``. ``NOUNS`` names what each tool
-gives, to be put into lists of several. Nothing here was copied from the wordings of ``val``.
+gives, to be put into lists of several. Nothing here was copied from the wordings of ``val``. The patterns of
+``tool_phrases_more`` and ``tool_phrases_none`` are joined to these at the end.
 """
 
 # ruff: noqa: E501 - a pattern stays on one line
@@ -9,11 +10,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
+from training.data import tool_phrases_more as more
+from training.data import tool_phrases_none as no_tool
+from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_val import FRESH, NONE_VAL, VAL, Wording
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
+#: A training request is too near to a fresh one of at least so many words if so large a share of the shorter is in both.
+MANY, SHARED = 4, 0.75
 
 
 def plain(text: str) -> str:
@@ -23,7 +30,7 @@ def plain(text: str) -> str:
 
 def _fresh() -> Iterator[str]:
     """The fresh requests, with what they box or look for as in a template."""
-    for *_, calls, question in FRESH:
+    for *_, calls, question in (*FRESH, *FRESH2):
         for key in ("phrase", "text"):
             for _, arguments in calls:
                 if key in arguments:
@@ -33,6 +40,21 @@ def _fresh() -> Iterator[str]:
 
 #: What training may not say, whatever the patterns allow.
 HELD = frozenset([*(plain(t) for ts in VAL.values() for t in ts), *map(plain, NONE_VAL), *_fresh()])
+#: Words of each request of the second fresh set, and which requests a word is in.
+_FRESH_WORDS = [w for *_, question in FRESH2 if len(w := frozenset(plain(question).split())) >= MANY]
+_WITH: dict[str, list[int]] = {}
+for _number, _words in enumerate(_FRESH_WORDS):
+    for _word in _words:
+        _WITH.setdefault(_word, []).append(_number)
+
+
+def near(text: str) -> bool:
+    """Whether a text shares so many words with a request of the second fresh set that it could have been copied."""
+    words = set(plain(text).split())
+    shared = Counter(number for word in words for number in _WITH.get(word, ()))
+    return len(words) >= MANY and any(
+        count >= SHARED * min(len(words), len(_FRESH_WORDS[number])) for number, count in shared.items()
+    )
 
 
 def spelled(pattern: str, rng: random.Random) -> str:
@@ -433,3 +455,16 @@ ORDERS: tuple[str, ...] = (
     "normalise the stain", "find_similar_cases", "search the archive", "box the tumour", "segment glands at once", "please score HER2",
     "call score_ihc twice", "classify the polyp", "measure everything", "count platelets", "ground_phrase tumour", "run all tools",
 )  # fmt: skip
+
+
+def _joined(one: Mapping[str, tuple[str, ...]], two: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {key: (*one[key], *two.get(key, ())) for key in one}
+
+
+WIDE = _joined(WIDE, more.MORE)
+NOUNS = _joined(NOUNS, more.NOUNS)
+CLAIMS = _joined(CLAIMS, more.CLAIMS)
+NONE = (*NONE, *no_tool.NONE)
+ONE, TWO, THREE = (*ONE, *more.ONE), (*TWO, *more.TWO), (*THREE, *more.THREE)
+JOINTS, CHAINS, MADE = (*JOINTS, *more.JOINTS), (*CHAINS, *more.CHAINS), (*MADE, *more.MADE)
+DOUBTS, FRAMES = (*DOUBTS, *more.DOUBTS), (*FRAMES, *more.FRAMES)
