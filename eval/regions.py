@@ -22,6 +22,7 @@ from assistant.regions.instances import GLANDS, NUCLEI, Settings
 from assistant.regions.model import WEIGHTS, Regions, read_regions
 from assistant.regions.network import BLOOD_CELLS, NUCLEUS_KINDS
 from assistant.tools.base import Measured
+from assistant.tools.blood import THRESHOLD
 from eval.metrics.boxes import Detection, Truth, detection_ap, mean_ap
 from eval.metrics.segmentation import (
     aggregated_jaccard,
@@ -150,7 +151,7 @@ def tissue(network: Regions) -> list[Measured]:
     return [Measured(n, "luad_tissue_seg val", *v, len(rows)) for n, v in zip(names, values, strict=True)]
 
 
-def blood(network: Regions, threshold: float = 0.3) -> list[Measured]:
+def blood(network: Regions, threshold: float = THRESHOLD) -> list[Measured]:
     """Average precision at IoU 0.5 and counts on BCCD; the control puts the mean box of each class on a grid."""
     rows = val_rows("bccd_boxes")
     found: list[list[Detection]] = []

@@ -20,11 +20,11 @@ def _minilm() -> tuple[Any, Any]:
 
 
 _kept: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
-_REMEMBERED = 8192
+_REMEMBERED = 40_000  # tokens, of 1.5 KB each: texts of users must not fill the memory
 
 
 def token_vectors(texts: Sequence[str], limit: int) -> list[torch.Tensor]:
-    """[T, 384] of each text, without gradients; [0, 384] for an empty one. The last few thousand are remembered."""
+    """[T, 384] of each text, without gradients; [0, 384] for an empty one. The last ones are remembered."""
     new = [t for t in dict.fromkeys(texts) if t.strip() and (t, limit) not in _kept]
     if new:
         model, tokenizer = _minilm()
@@ -34,8 +34,9 @@ def token_vectors(texts: Sequence[str], limit: int) -> list[torch.Tensor]:
         for text, rows, there in zip(new, vectors, encoded["attention_mask"].bool(), strict=True):
             _kept[text, limit] = rows[there].clone()
     out = [_kept.get((t, limit), torch.zeros(0, 384)) for t in texts]
-    while len(_kept) > _REMEMBERED:
-        _kept.popitem(last=False)
+    held = sum(map(len, _kept.values())) if new else 0
+    while held > _REMEMBERED:
+        held -= len(_kept.popitem(last=False)[1])
     return out
 
 

@@ -24,6 +24,7 @@ class Settings:
         smooth: Sigma of the Gaussian on the distance, pixels of the field at the scale of the head.
         least: Smallest instance, such pixels.
         seed: Smallest seed, such pixels.
+        sure: Least mean probability of an instance.
     """
 
     foreground: float = 0.5
@@ -31,10 +32,11 @@ class Settings:
     smooth: float = 1.5
     least: int = 30
     seed: int = 12
+    sure: float = 0.0
 
 
-NUCLEI = Settings()
-GLANDS = Settings(foreground=0.5, core=0.1, smooth=2.0, least=480, seed=80)
+NUCLEI = Settings(core=0.35, sure=0.7)
+GLANDS = Settings(foreground=0.7, core=0.1, smooth=2.0, least=480, seed=80)
 
 
 def resized(maps: Map, shape: tuple[int, int]) -> Map:
@@ -82,7 +84,8 @@ def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.
     seeds = np.where(extra, alone + seeds.max(), seeds)
     found: NDArray[np.int32] = watershed(-smooth, seeds, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
     sizes = np.bincount(found.ravel())
-    found[sizes[found] < settings.least] = 0
+    mean = np.bincount(found.ravel(), weights=foreground.ravel()) / np.maximum(sizes, 1)
+    found[((sizes < settings.least) | (mean < settings.sure))[found]] = 0
     dense = np.unique(found, return_inverse=True)[1]
     return dense.reshape(foreground.shape).astype(np.int32)
 

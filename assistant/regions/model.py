@@ -34,8 +34,8 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
 MPP = {"nuclei": 0.25, "glands": 1.24, "tissue": 1.0}
 #: Sizes over its own and mirrorings in which a field is looked at; chances are averaged. Chosen on val.
 VIEWS = {
-    "nuclei": ((1.25, False), (1.5, True)),
-    "glands": ((0.8, False), (1.0, False), (1.0, True), (1.25, False)),
+    "nuclei": ((1.5, False),),
+    "glands": ((1.0, False), (1.0, True)),
 }
 #: What was scanned coarser is enlarged to a head's scale; past this, views would show no more and cost time.
 _LARGEST = 1.5
@@ -114,8 +114,7 @@ class Regions:
 
     def nuclei(self, pixels: Pixels, mpp: float = MPP["nuclei"], settings: Settings = NUCLEI) -> Instances:
         """Nuclei of a field [H, W, 3] with the chances of ``NUCLEUS_KINDS``."""
-        found = self._instances("nuclei", pixels, mpp / MPP["nuclei"], settings)
-        return found
+        return self._instances("nuclei", pixels, mpp / MPP["nuclei"], settings)
 
     def glands(self, pixels: Pixels, mpp: float = MPP["glands"] / 2, settings: Settings = GLANDS) -> Instances:
         """Glands of a field [H, W, 3]; 0.62 µm a pixel is 20x of the scanner the set was made with."""

@@ -10,7 +10,7 @@ three classes at 0.2, 0.4 and 0.6, the limits QuPath starts with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from assistant.errors import BadInput, NotAvailable
 from assistant.images.stain import separate_stains
+from assistant.regions.instances import NUCLEI
 from assistant.regions.model import Regions
 from assistant.tools import fields, trunk
 from assistant.tools.base import Card, Context, ToolResult, tool
@@ -126,6 +127,10 @@ def score_ihc(
     )
 
 
+#: A field drawn anew is unlike those trained on: the network is less sure of its nuclei.
+_DRAWN = replace(NUCLEI, sure=0.0)
+
+
 def score_tile(
     tile: fields.Tile,
     number: int,
@@ -147,7 +152,7 @@ def score_tile(
         nuclear = np.maximum(blue, np.maximum(brown, 0) / limits[0]).clip(0, 1.5)
     ids = watershed_nuclei(nuclear.astype(np.float32), mpp)
     if regions is not None:
-        ids = joined(regions.nuclei(as_he(stains["hematoxylin"]), mpp).ids, ids)
+        ids = joined(regions.nuclei(as_he(stains["hematoxylin"]), mpp, _DRAWN).ids, ids)
     nuclei = nuclei_of(ids, tile, mpp, number)
     size = int(ids.max()) + 1
     if compartment == "nuclear":

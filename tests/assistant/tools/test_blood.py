@@ -48,25 +48,23 @@ def opened(name: str, row: dict[str, object]) -> Image.Image:
 
 @shipped
 @pytest.mark.data
-def test_cells_of_a_real_smear_lie_on_the_labelled_ones() -> None:
-    row = rows("bccd_boxes")[0]
-    result = blood.detect_blood_cells(opened("bccd_boxes", row))
-    counts, shapes = result.numbers["counts"], result.geojson["features"]  # type: ignore[index]
-    assert sum(counts.values()) == result.numbers["count"] == len(shapes)
-    assert set(counts) == set(BLOOD_CELLS)
-    centres = [(one["properties"]["class"], *np.mean(one["geometry"]["coordinates"][0][:4], axis=0)) for one in shapes]
-    boxes: list[dict[str, object]] = row["boxes"]  # type: ignore[assignment]
-    held = [
-        any(
-            name == box["label"] and x0 <= x <= x1 and y0 <= y <= y1
-            for name, x, y in centres
-            for x0, y0, x1, y1 in [box["xyxy"]]  # type: ignore[misc]
-        )
-        for box in boxes
-    ]
+def test_cells_of_real_smears_lie_on_the_labelled_ones() -> None:
+    held: list[bool] = []
+    for row in rows("bccd_boxes")[:6]:
+        image = opened("bccd_boxes", row)
+        result = blood.detect_blood_cells(image)
+        counts, shapes = result.numbers["counts"], result.geojson["features"]  # type: ignore[index]
+        assert sum(counts.values()) == result.numbers["count"] == len(shapes)
+        assert set(counts) == set(BLOOD_CELLS)
+        assert result.overlays["blood cells"].size == image.size
+        json.dumps(result.to_json(), allow_nan=False)
+        centres = [
+            (one["properties"]["class"], *np.mean(one["geometry"]["coordinates"][0][:4], axis=0)) for one in shapes
+        ]
+        for box in row["boxes"]:  # type: ignore[attr-defined]
+            x0, y0, x1, y1 = box["xyxy"]
+            held.append(any(name == box["label"] and x0 <= x <= x1 and y0 <= y <= y1 for name, x, y in centres))
     assert np.mean(held) >= 0.7
-    assert result.overlays["blood cells"].size == opened("bccd_boxes", row).size
-    json.dumps(result.to_json(), allow_nan=False)
 
 
 @shipped
