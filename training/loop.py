@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def log_step(out: Path, step: int, losses: Sequence[float], began: float) -> Non
     with (out / "log.jsonl").open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)
+
+
+def write_recipe(out: Path, recipe: Any) -> None:
+    """``out/recipe.json`` from a dataclass: what a run was made with."""
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any, step: int) -> None:

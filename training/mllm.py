@@ -9,12 +9,11 @@ frozen and cached, as for the chat stages. Out: a PEFT adapter; the chat model's
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from training.clip.train import FACTOR
 from training.data.captions import Caption, draw_caption
 from training.data.records import OPEN_SETS, Record, load_records
 from training.features import FeatureStore
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.stages import LORA_TARGETS, precision
 
 
@@ -153,7 +152,7 @@ def _save(wrapped: Any, out: Path, recipe: MllmRecipe) -> None:
     (staging / "README.md").unlink(missing_ok=True)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     os.replace(staging, out / "adapter")
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_recipe(out, recipe)
 
 
 def run(recipe: MllmRecipe, out: Path, *, resume: bool = False) -> list[float]:

@@ -16,7 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
 from training.features import Features
-from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint, write_recipe
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -312,7 +312,7 @@ def save_trained(model: Any, projector: nn.Module, out: Path, recipe: StageRecip
         save_file(halves, file, metadata={"format": "pt"})
         shutil.rmtree(out / "adapter", ignore_errors=True)
         os.replace(staging, out / "adapter")
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_recipe(out, recipe)
 
 
 def plot_loss(log: Path, out: Path, title: str) -> None:

@@ -16,7 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import nn
 from assistant.chat.grammar import FunctionTool
 from assistant.chat.planner import Codec
 from training.data.tool_calls import Request, Requests, gold_arguments, planned_tools
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.stages import precision
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -193,7 +193,7 @@ def _save(wrapped: Any, out: Path, recipe: ToolcallsRecipe) -> None:
     (staging / "README.md").unlink(missing_ok=True)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     os.replace(staging, out / "adapter")
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_recipe(out, recipe)
 
 
 def run(recipe: ToolcallsRecipe, out: Path, *, resume: bool = False) -> list[float]:

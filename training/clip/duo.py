@@ -9,11 +9,10 @@ then on they are not needed, so the map is learned in a minute. Out: ``model.saf
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,12 +29,10 @@ from assistant.model.encoders.preset import encoder_preset
 from assistant.model.encoders.torch_encoder import TorchEncoder
 from training.data.captions import subject_of
 from training.data.records import OPEN_SETS, DataError, Record, balanced_weights, load_records
-from training.loop import cosine_schedule, log_step
+from training.loop import cosine_schedule, log_step, write_recipe
 
 #: Facts whose names the vectors are pulled to.
 FACTS = ("organ", "stain", "stain_class", "lung", "oral", "node", "diagnosis", "subject")
-
-
 #: Of each fact its values and the vectors of their names, [K, D].
 Names = dict[str, tuple[list[str], torch.Tensor]]
 
@@ -49,7 +46,6 @@ class DuoRecipe:
         drop: Share of the ImageNet tower's features that are left out of a step.
         shrink: Weight of the sum of squares of the map.
         scale: Factor on cosines before the softmax.
-        limit: Records used, evenly spread; 0 for all (tests).
     """
 
     datasets: tuple[str, ...] = OPEN_SETS
@@ -62,7 +58,6 @@ class DuoRecipe:
     shrink: float = 3e-4
     scale: float = 20.0
     seed: int = 0
-    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,6 @@ def run(recipe: DuoRecipe, out: Path, *, resume: bool = False) -> float:
     """
     out.mkdir(parents=True, exist_ok=True)
     records = [r for r in load_records(recipe.datasets, "train") if any(_value(r, k) for k in FACTS)]
-    records = records[:: max(1, len(records) // recipe.limit)] if recipe.limit else records
     if not records:
         raise DataError(f"no record of {', '.join(recipe.datasets)} states one of: {', '.join(FACTS)}")
     encoder = load_encoder()
@@ -92,7 +86,7 @@ def run(recipe: DuoRecipe, out: Path, *, resume: bool = False) -> float:
     seen = _seen(joined(encoder), prepared, records, out / "features.pt", resume)
     weight, bias, loss = learn(seen, records, _names(encoder, records), recipe, out)
     save(weight, bias, encoder.id, out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_recipe(out, recipe)
     return loss
 
 

@@ -12,12 +12,11 @@ the embeddings, then embed each chunk again and push its part of that gradient t
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from training.clip.pairs import PairSampler, not_negative
 from training.data.captions import Caption, read_pairs
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
-from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.stages import precision
 
 LOSSES = ("infonce", "siglip")
@@ -272,6 +271,6 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
             for name, parameter in trained.items():
                 parameter.copy_(average[name])
         towers.save(out / "model")
-        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+        write_recipe(out, recipe)
     finish(accelerator)
     return losses

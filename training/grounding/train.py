@@ -9,10 +9,9 @@ phrases and replaced by that of another now and then, so that the matcher neithe
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from assistant.grounding.text import padded, tokens
 from training.data.objects import OPEN, SETS, Field, load_regions
 from training.data.proposals import iou, keep_proposals
 from training.data.referring import Phrase, phrases
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 
 NONE = -100
 #: Words that mean nothing.
@@ -226,7 +225,7 @@ def train(
             smooth = Matcher(matcher.config)
             smooth.load_state_dict(matcher.state_dict() | average)
             smooth.save(out / "model.safetensors")
-            (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+            write_recipe(out, recipe)
     return losses
 
 

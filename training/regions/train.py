@@ -7,17 +7,16 @@ Out: ``model.safetensors`` (fp16, averaged weights), ``recipe.json``, ``log.json
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from assistant.regions.network import HEADS, Trunk, start_encoder
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.regions.data import NONE, OPEN, SOURCES, Batch, Sampler, load_fields
 from training.stages import precision
 
@@ -129,7 +128,7 @@ def save(trunk: Trunk, average: dict[str, torch.Tensor], recipe: RegionsRecipe, 
     tensors = {k: v.half().contiguous() for k, v in state.items()}
     save_file(tensors, out / "model.tmp", metadata={"format": "pt"})
     os.replace(out / "model.tmp", out / "model.safetensors")
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_recipe(out, recipe)
 
 
 def loss_parts(trunk: Trunk, batch: Batch) -> dict[str, torch.Tensor]:

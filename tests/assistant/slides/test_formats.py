@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,6 @@ from assistant.slides.store import SlideStore, read_tile, top_level
 from tests.slide_formats import PATIENT, write_dicom, write_ndpi
 
 pytest.importorskip("openslide")
-
-Write = Callable[[Path, Image.Image], Path]
 
 
 def field() -> Image.Image:
