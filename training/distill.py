@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from assistant.files import whole, write_text
 from training.augment import augment
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
@@ -174,8 +174,8 @@ def build_views(teacher: Any, records: Sequence[Record], recipe: DistillRecipe, 
     mean = sums / (count * views)
     spread, pooled_spread = ((mean[i + 1] - mean[i] ** 2).clamp(min=1e-4).sqrt() for i in (0, 2))
     moments = {"shift": mean[0], "spread": spread, "pooled_shift": mean[2], "pooled_spread": pooled_spread}
-    np.savez(folder / "moments.tmp.npz", **{k: v.float().numpy() for k, v in moments.items()})
-    os.replace(folder / "moments.tmp.npz", folder / "moments.npz")
+    with whole(folder / "moments.npz") as partial:
+        np.savez(partial, **{k: v.float().numpy() for k, v in moments.items()})
     return Views(folder)
 
 
@@ -356,11 +356,10 @@ def save_student(student: Student, recipe: DistillRecipe, out: Path) -> None:
         student.vit.save_pretrained(partial)
         image_processor(Preprocess(recipe.size, half, half, crop=False)).save_pretrained(partial)
     heads = {k: v.detach().contiguous() for k, v in student.state_dict().items() if not k.startswith("vit.")}
-    save_file(heads, out / "heads.tmp")
-    os.replace(out / "heads.tmp", out / "heads.safetensors")
+    with whole(out / "heads.safetensors") as partial:
+        save_file(heads, partial)
     metrics = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in student.vit.parameters())}
-    (out / "metrics.tmp").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    os.replace(out / "metrics.tmp", out / "metrics.json")
+    write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
 def _key(teacher: nn.Module, said: list[Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from assistant.files import write_text
 from training.augment import augment
 from training.data.images import load_square
 
@@ -103,9 +103,7 @@ def build_features(
             array[start : start + len(batch), view] = tokens.float().numpy().astype(np.float16)
     if array is not None:
         array.flush()
-    temporary = folder / "meta.tmp"
-    temporary.write_text(json.dumps({"views": views, "paths": unique}), encoding="utf-8")
-    os.replace(temporary, folder / "meta.json")
+    write_text(folder / "meta.json", json.dumps({"views": views, "paths": unique}))
     return FeatureStore(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from assistant.files import whole, write_text
+from assistant.model.cache import atomic_folder
 
 
 def cosine_schedule(optimizer: Any, steps: int, warmup: float) -> Any:
@@ -37,7 +41,22 @@ def log_step(out: Path, step: int, losses: Sequence[float], began: float) -> Non
 
 def write_recipe(out: Path, recipe: Any) -> None:
     """``out/recipe.json`` from a dataclass: what a run was made with."""
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    write_text(out / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
+
+
+def save_adapter(model: Any, folder: Path, base: str | None = None) -> None:
+    """A peft model's adapter in fp16, whole or not at all; ``base`` is the name its language model has on the hub."""
+    from safetensors.torch import load_file, save_file
+
+    with atomic_folder(folder) as staging:
+        model.save_pretrained(staging)
+        file = staging / "adapter_model.safetensors"
+        save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+        if base is not None:
+            settings = staging / "adapter_config.json"
+            config = json.loads(settings.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+            settings.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (staging / "README.md").unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any, step: int) -> None:
@@ -48,8 +67,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: 
         "scheduler": scheduler.state_dict(),
         "step": step,
     }
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with whole(path) as partial:
+        torch.save(state, partial)
 
 
 def load_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any) -> int:
@@ -66,10 +85,19 @@ def load_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: 
 
 
 def finish(accelerator: Any) -> None:
-    """Wait until every process has written what it writes, then leave the process group.
-
-    A process that exits inside a group may end with "terminate called without an active exception" (exit code -6):
-    gloo's threads are still running when they are torn down.
-    """
+    """Wait until every process has written what it writes, then leave the process group."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def leave() -> None:
+    """The last call of a program that ``accelerate launch`` may have started: of several processes, none is torn down.
+
+    A thread of gloo that wants Python's lock while the interpreter ends aborts the process ("terminate called without
+    an active exception", exit code -6), now and then and after everything is written; the launcher then calls the run
+    failed and stops the others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

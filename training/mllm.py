@@ -9,9 +9,7 @@ frozen and cached, as for the chat stages. Out: a PEFT adapter; the chat model's
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from training.clip.train import FACTOR
 from training.data.captions import Caption, draw_caption
 from training.data.records import OPEN_SETS, Record, load_records
 from training.features import FeatureStore
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_adapter, save_checkpoint, write_recipe
 from training.stages import LORA_TARGETS, precision
 
 
@@ -130,7 +128,8 @@ def train_mllm(
             log_step(out, done, losses[-recipe.log_every :], began)
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             save_checkpoint(checkpoint, trained, optimizer, scheduler, done)
-    _save(wrapped, out, recipe)
+    save_adapter(wrapped, out / "adapter")
+    write_recipe(out, recipe)
     return losses
 
 
@@ -138,21 +137,6 @@ def _with_image(hint: str) -> Any:
     """A turn with room for one image; only its place is needed, the features come from the store."""
     turn = one_word(1, hint)
     return type(turn)(turn.role, turn.text, (None,))  # type: ignore[arg-type]
-
-
-def _save(wrapped: Any, out: Path, recipe: MllmRecipe) -> None:
-    """Adapter in fp16, whole or not at all."""
-    from safetensors.torch import load_file, save_file
-
-    staging = out / "adapter.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    wrapped.save_pretrained(staging)
-    file = staging / "adapter_model.safetensors"
-    save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
-    (staging / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(out / "adapter", ignore_errors=True)
-    os.replace(staging, out / "adapter")
-    write_recipe(out, recipe)
 
 
 def run(recipe: MllmRecipe, out: Path, *, resume: bool = False) -> list[float]:

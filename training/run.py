@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from assistant.files import whole
 from training.data.conversation import Conversation
 from training.data.records import DataError
+from training.loop import leave
 
 if TYPE_CHECKING:
     from training.stages import StageRecipe
@@ -197,9 +199,8 @@ def publish(runs: Path, weights: Path) -> None:
     from assistant.model.vlm import write_sums
 
     stages = (runs / "instruct", runs / "polish")
-    weights.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(runs / "tower" / "model.safetensors", weights / "tower.tmp")
-    os.replace(weights / "tower.tmp", weights / "tower.safetensors")
+    with whole(weights / "tower.safetensors") as partial:
+        shutil.copyfile(runs / "tower" / "model.safetensors", partial)
     shutil.rmtree(weights / "adapter", ignore_errors=True)
     shutil.copytree(stages[-1] / "adapter", weights / "adapter", ignore=shutil.ignore_patterns("README.md"))
     for name in ("connector.safetensors", "adapter/adapter_model.safetensors"):
@@ -213,8 +214,8 @@ def average(files: list[Path], out: Path) -> None:
 
     states = [load_file(path) for path in files]
     mean = {k: (sum(s[k].float() for s in states) / len(states)).half().contiguous() for k in states[0]}
-    save_file(mean, out.with_suffix(".tmp"), metadata={"format": "pt"})
-    os.replace(out.with_suffix(".tmp"), out)
+    with whole(out) as partial:
+        save_file(mean, partial, metadata={"format": "pt"})
 
 
 def main() -> None:
@@ -233,6 +234,7 @@ def main() -> None:
     if args.recipe is None:
         parser.error("--recipe is needed; the shipped ones are in training/recipes")
     print(run(args.stage, args.recipe, args.out, args.resume))
+    leave()
 
 
 if __name__ == "__main__":

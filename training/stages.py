@@ -11,9 +11,7 @@ Loop: ``accelerate`` (one or several processes, any device), deterministic batch
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from assistant.files import whole
 from assistant.model.engine import fast_bfloat16
 from training.data.conversation import Conversation
 from training.data.records import DataError
 from training.features import Features
-from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import (
+    cosine_schedule,
+    finish,
+    load_checkpoint,
+    log_step,
+    save_adapter,
+    save_checkpoint,
+    write_recipe,
+)
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -298,20 +305,13 @@ def train_stage(
 
 def save_trained(model: Any, projector: nn.Module, out: Path, recipe: StageRecipe) -> None:
     """Write connector and adapter in fp16, each whole or not at all, and the recipe beside them."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in projector.state_dict().items()}
-    save_file(tensors, out / "connector.tmp")
-    os.replace(out / "connector.tmp", out / "connector.safetensors")
+    with whole(out / "connector.safetensors") as partial:
+        save_file(tensors, partial)
     if recipe.stage == "instruct":
-        staging = out / "adapter.tmp"
-        shutil.rmtree(staging, ignore_errors=True)
-        model.save_pretrained(staging)
-        file = staging / "adapter_model.safetensors"
-        halves = {k: v.half() for k, v in load_file(file).items()}
-        save_file(halves, file, metadata={"format": "pt"})
-        shutil.rmtree(out / "adapter", ignore_errors=True)
-        os.replace(staging, out / "adapter")
+        save_adapter(model, out / "adapter")
     write_recipe(out, recipe)
 
 

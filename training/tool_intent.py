@@ -3,16 +3,16 @@
     python -m training.tool_intent --out runs/tool-intent
 
 One logistic output a tool on hashed words and the sentence vector of MiniLM, whose upper layers get low-rank changes;
-trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val`` and ``FRESH``,
-never on ``FRESH2``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a quarter of
-the training wordings is kept out and they are chosen by those. ``--start`` goes on from a trained classifier, in fewer
-steps; ``--average`` takes the mean of several such. ``--seed`` fixes the requests. Some minutes on one core.
+trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val``, ``FRESH`` and
+``FRESH2``, never on ``FRESH3``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a
+quarter of the training wordings is kept out and they are chosen by those. ``--start`` goes on from a trained
+classifier, in fewer steps; ``--average`` takes the mean of several such. ``--seed`` fixes the requests. Some minutes on
+one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 import time
@@ -40,6 +40,8 @@ from assistant.chat.intent import (
     vector,
 )  # fmt: skip
 from assistant.chat.planner import SUMMARIES, neutral, stem
+from assistant.files import whole
+from training.data.natural_requests import natural_requests
 from training.data.tool_calls import Part, Request, Requests, fresh_requests
 
 NAMES = tuple(SUMMARIES)
@@ -52,6 +54,8 @@ BELOW = min(LAYERS)
 PLACES = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
           "intermediate.dense", "output.dense")  # fmt: skip
 BATCH = 48
+#: Share of the training requests that were written one by one.
+NATURAL = 0.4
 #: Shares of hashed words, and of sentence vectors' numbers, left out in training.
 WORDS_OUT, NUMBERS_OUT = 0.4, 0.1
 #: Shares of requests with slips of the pen, without articles, in the short words of messages, and without points.
@@ -65,9 +69,16 @@ _SHORT = {
 
 
 def requests_of(split: str, count: int, seed: int, part: Part = "all") -> list[Request]:
-    """Requests of a split, without those for other programs' tools, which are not chosen by this classifier."""
+    """Requests of a split, without those for other programs' tools, which are not chosen by this classifier.
+
+    Of ``train``, a share of ``NATURAL`` were written one by one; the others are drawn from patterns.
+    """
     drawn = Requests(split, seed, part)  # type: ignore[arg-type]
-    return [r for i in range(count) if not (r := drawn.draw(i)).extra]
+    out = [r for i in range(count) if not (r := drawn.draw(i)).extra]
+    if split == "train" and part != "dev" and (written := natural_requests()):
+        times = round(NATURAL / (1 - NATURAL) * len(out) / len(written))
+        out += written * max(1, times)
+    return out
 
 
 def text_of(request: Request) -> str:
@@ -300,20 +311,15 @@ def save(intent: Intent, out: Path) -> None:
     """Weights in fp16, whole or not at all."""
     from safetensors.numpy import save_file
 
-    out.mkdir(parents=True, exist_ok=True)
     tensors = {"weights": intent.weights, "bias": intent.bias, **intent.low_rank}
-    save_file(
-        {k: np.ascontiguousarray(v.astype(np.float16)) for k, v in tensors.items()},
-        out / "intent.tmp",
-        metadata={
-            "names": ",".join(intent.names),
-            "threshold": f"{intent.threshold:g}",
-            "scale": f"{intent.scale:g}",
-            "mix": ",".join(f"{v:g}" for v in intent.mix),
-        },
-    )
-    (out / "intent.tmp").chmod(0o644)  # safetensors writes files that only their owner can read
-    os.replace(out / "intent.tmp", out / FILE)
+    metadata = {
+        "names": ",".join(intent.names),
+        "threshold": f"{intent.threshold:g}",
+        "scale": f"{intent.scale:g}",
+        "mix": ",".join(f"{v:g}" for v in intent.mix),
+    }
+    with whole(out / FILE) as partial:
+        save_file({k: np.ascontiguousarray(v.astype(np.float16)) for k, v in tensors.items()}, partial, metadata)
 
 
 def averaged(intents: list[Intent]) -> Intent:
@@ -357,7 +363,7 @@ def main() -> None:
         "--mix", type=float, nargs=3, default=(1.204, 0.71, -0.05), help="whole, greatest clause, constant"
     )
     parser.add_argument("--threshold", type=float, default=0.4)
-    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val and FRESH")
+    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val, FRESH and FRESH2")
     parser.add_argument("--start", type=Path, help="folder of a classifier to go on from")
     parser.add_argument("--average", type=Path, nargs="+", help="folders of classifiers to average instead of training")
     args = parser.parse_args()

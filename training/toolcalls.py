@@ -10,10 +10,7 @@ request whose tool is missing becomes "none". Out: a PEFT adapter; the chat mode
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ from torch import nn
 from assistant.chat.grammar import FunctionTool
 from assistant.chat.planner import Codec
 from training.data.tool_calls import Request, Requests, gold_arguments, planned_tools
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import cosine_schedule, load_checkpoint, log_step, save_adapter, save_checkpoint, write_recipe
 from training.stages import precision
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -162,7 +159,8 @@ def train(model: Any, tokenizer: Any, recipe: ToolcallsRecipe, out: Path, *, res
             log_step(out, done, losses[-recipe.log_every :], began)
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             save_checkpoint(checkpoint, trained, optimizer, scheduler, done)
-            _save(wrapped, out, recipe)
+            save_adapter(wrapped, out / "adapter", "HuggingFaceTB/SmolLM2-135M-Instruct")
+            write_recipe(out, recipe)
     return losses
 
 
@@ -176,24 +174,6 @@ def _batch(requests: Requests, codec: Codec, step: int, recipe: ToolcallsRecipe)
     random.Random(f"{recipe.seed}:block:{block}").shuffle(order)  # noqa: S311 - reproducible, not secret
     start = order[turn] * recipe.batch_size
     return drawn[start : start + recipe.batch_size]
-
-
-def _save(wrapped: Any, out: Path, recipe: ToolcallsRecipe) -> None:
-    """Adapter in fp16, whole or not at all."""
-    from safetensors.torch import load_file, save_file
-
-    staging = out / "adapter.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    wrapped.save_pretrained(staging)
-    file = staging / "adapter_model.safetensors"
-    save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
-    config = json.loads((staging / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    (staging / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    (staging / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(out / "adapter", ignore_errors=True)
-    os.replace(staging, out / "adapter")
-    write_recipe(out, recipe)
 
 
 def run(recipe: ToolcallsRecipe, out: Path, *, resume: bool = False) -> list[float]:

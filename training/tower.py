@@ -8,7 +8,6 @@ head counts only where its label exists. Batch-norm statistics stay those of Ima
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from assistant.files import whole
 from training.augment import augment
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, Record, balanced_weights, load_records
@@ -204,15 +204,15 @@ def train_tower(
             "model": live, "ema": ema, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
             "generator": generator.get_state(), "epoch": epoch + 1,
         }  # fmt: skip
-        torch.save(state, out / "checkpoint.tmp")
-        os.replace(out / "checkpoint.tmp", checkpoint)
+        with whole(checkpoint) as partial:
+            torch.save(state, partial)
     kept = {
         k.removeprefix("backbone."): v.half().contiguous() if v.is_floating_point() else v
         for k, v in ema.items()
         if k.startswith("backbone.")
     }
-    save_file(kept, out / "model.safetensors.tmp")
-    os.replace(out / "model.safetensors.tmp", out / "model.safetensors")
+    with whole(out / "model.safetensors") as partial:
+        save_file(kept, partial)
     metrics = {"val_balanced_accuracy": scores, "recipe": asdict(recipe), "train": len(train), "val": len(val)}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics

@@ -36,7 +36,7 @@ class Settings:
 
 
 NUCLEI = Settings(core=0.35, sure=0.7)
-GLANDS = Settings(foreground=0.7, core=0.1, smooth=2.0, least=480, seed=80)
+GLANDS = Settings(foreground=0.5, core=0.1, smooth=2.0, least=480, seed=80)
 
 
 def resized(maps: Map, shape: tuple[int, int]) -> Map:

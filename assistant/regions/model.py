@@ -1,4 +1,4 @@
-"""The shipped network on a field of any size: tiles with a margin, maps put together, instances and boxes out."""
+"""The shipped networks on a field of any size: tiles with a margin, maps put together, instances and boxes out."""
 
 from __future__ import annotations
 
@@ -54,19 +54,23 @@ class Instances:
 
 
 class Regions:
-    """The network with its weights; one call at a time per object.
+    """The network, or one for all heads and another for nuclei, with weights; one call at a time per object.
 
     Args:
         trunk: In evaluation mode.
         research: Weights from sources without an open licence.
         version: Short hash of the weights.
+        nuclei: Reads nuclei instead of ``trunk``.
 
     Attributes:
+        trunks: Which network has a head.
         half: The network runs in bfloat16; so it does where the processor has it.
     """
 
-    def __init__(self, trunk: Trunk, *, research: bool, version: str) -> None:
-        self.trunk = trunk.eval()
+    def __init__(self, trunk: Trunk, *, research: bool, version: str, nuclei: Trunk | None = None) -> None:
+        self.trunks: dict[str, Trunk] = {head: trunk.eval() for head in trunk.heads}
+        if nuclei is not None:
+            self.trunks["nuclei"] = nuclei.eval()
         self.research, self.version = research, version
         self.half = fast_bfloat16()
 
@@ -93,8 +97,15 @@ class Regions:
             ]
 
     def look(self, pixels: Pixels, heads: Sequence[str]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """One pass over a field [H, W, 3]: maps [C, H/stride, W/stride] (logits) of those ``heads`` that the network
-        has, and the decoder's map [F, H/4, W/4]; sides are rounded up."""
+        """One pass over a field [H, W, 3]: maps [C, H/stride, W/stride] (logits) of those ``heads`` that there are,
+        and the decoder's map [F, H/4, W/4] of the network of the first; sides are rounded up.
+
+        Raises:
+            NotAvailable: None of the heads is there.
+        """
+        there = [h for h in heads if h in self.trunks]
+        if not there:
+            raise NotAvailable(f"these weights read none of: {', '.join(heads)}; they read {', '.join(self.trunks)}")
         height, width = pixels.shape[:2]
         room = ((0, -height % 32), (0, -width % 32), (0, 0))
         padded = np.pad(pixels, room, mode="symmetric" if min(height, width) >= 32 else "edge")
@@ -103,14 +114,19 @@ class Regions:
         # Half the time where the processor has it; PQ on val moves by at most 0.003.
         fast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
         with torch.inference_mode(), fast:
-            half, quarter = self.trunk.features(tensor)
-            found = {h: self.trunk.head(h, tensor, half, quarter) for h in heads if h in self.trunk.heads}
+            found: dict[str, torch.Tensor] = {}
+            seen: list[torch.Tensor] = []
+            for trunk in dict.fromkeys(self.trunks[h] for h in there):
+                mine = [h for h in there if self.trunks[h] is trunk]
+                half, quarter = trunk.features(tensor, fine=min(STRIDES[h] for h in mine) <= 2)
+                found |= {h: trunk.head(h, tensor, half, quarter) for h in mine}
+                seen.append(quarter)
 
         def cut(maps: torch.Tensor, stride: int) -> NDArray[np.float32]:
             kept: NDArray[np.float32] = maps[0, :, : -(-height // stride), : -(-width // stride)].float().numpy()
             return kept
 
-        return {h: cut(maps, STRIDES[h]) for h, maps in found.items()}, cut(quarter, 4)
+        return {h: cut(maps, STRIDES[h]) for h, maps in found.items()}, cut(seen[0], 4)
 
     def nuclei(self, pixels: Pixels, mpp: float = MPP["nuclei"], settings: Settings = NUCLEI) -> Instances:
         """Nuclei of a field [H, W, 3] with the chances of ``NUCLEUS_KINDS``."""
@@ -178,24 +194,38 @@ def smooth_enlarged(ids: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[n
 
 @lru_cache(maxsize=2)
 def load_regions(*, research: bool = True) -> Regions:
-    """The shipped network: of all sources, or with ``research=False`` of the openly licensed ones.
+    """The shipped networks: of all sources, or with ``research=False`` of the openly licensed ones.
 
     Raises:
         NotAvailable: The weights are missing or damaged.
     """
-    return read_regions(WEIGHTS / ("regions.safetensors" if research else "regions-open.safetensors"), research)
+    if research:
+        return read_regions(WEIGHTS / "regions.safetensors", nuclei=WEIGHTS / "nuclei.safetensors")
+    return read_regions(WEIGHTS / "regions-open.safetensors", research=False)
 
 
-def read_regions(path: Path, research: bool = True) -> Regions:
-    """A network from a file.
+def read_regions(path: Path, research: bool = True, nuclei: Path | None = None) -> Regions:
+    """A network from a file, and one for nuclei from another.
+
+    Raises:
+        NotAvailable: No such file, or it is not one of ours.
+    """
+    from assistant.model.cache import sha256
+
+    files = [path] if nuclei is None else [path, nuclei]
+    trunks = [read_trunk(file) for file in files]
+    version = "-".join(sha256(file)[:12] for file in files)
+    return Regions(trunks[0], research=research, version=version, nuclei=None if nuclei is None else trunks[1])
+
+
+def read_trunk(path: Path) -> Trunk:
+    """One network from a file.
 
     Raises:
         NotAvailable: No such file, or it is not one of ours.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from assistant.model.cache import sha256
 
     if not path.is_file():
         raise NotAvailable(
@@ -216,4 +246,4 @@ def read_regions(path: Path, research: bool = True) -> Regions:
     except (SafetensorError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAvailable(f"{path.name} is not this network's: {reason}; restore it with git checkout") from error
-    return Regions(trunk.to(memory_format=torch.channels_last), research=research, version=sha256(path)[:12])
+    return trunk.to(memory_format=torch.channels_last).eval()

@@ -1,9 +1,10 @@
 """One encoder, one decoder, four heads: nuclei, glands, tissue regions and blood cells.
 
 In the manner of Cerberus (Graham et al. 2023): the trunk is shared and every source trains only the heads that it has
-labels for. The encoder is the image tower of pathclip-small; the decoder is a U-Net of depthwise separable convolutions
-down to a quarter, then half, of the resolution. Outlines of nuclei and glands have a decoder of their own at half of
-the resolution, which sees the pixels too (:class:`Outlines`).
+labels for. A network may have some of the heads only: nuclei lose most by sharing (``eval/results/regions-joint.md``)
+and are read by one of their own. The encoder is the image tower of pathclip-small; the decoder is a U-Net of depthwise
+separable convolutions down to a quarter, then half, of the resolution. Outlines of nuclei and glands have a decoder of
+their own at half of the resolution, which sees the pixels too (:class:`Outlines`).
 
 ===========  ==================================================================================================
 ``nuclei``   [B, 6, H, W]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), then four
@@ -112,12 +113,16 @@ class Trunk(nn.Module):
                 module.eval()
         return self
 
-    def features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decoder maps at half [B, 32, H/2, W/2] and a quarter [B, 48, H/4, W/4] of the resolution."""
+    def features(self, pixels: torch.Tensor, fine: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decoder maps at half [B, 32, H/2, W/2] and a quarter [B, 48, H/4, W/4] of the resolution.
+
+        Args:
+            fine: Without it the first is the second: enough for heads at a quarter of the resolution.
+        """
         stages = self.encoder(pixels)
         maps = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         out, quarter = maps[-1], maps[-1]
-        for level in range(len(self.up) - 1, -1, -1):
+        for level in range(len(self.up) - 1, -1 if fine else 0, -1):
             raised = F.interpolate(out, scale_factor=2.0, mode="nearest")
             out = self.up[level](torch.cat([raised, maps[level]], dim=1))
             if level == 1:

@@ -26,7 +26,7 @@ from assistant.tools.heads import Head
 #: Head for the type of a white cell.
 LEUCOCYTES = Path(__file__).resolve().parents[1] / "weights" / "grounding" / "detector-leucocytes.safetensors"
 #: Score from which a box counts as a cell: counts of red cells on train and val are least wrong from 0.45 to 0.5.
-THRESHOLD = 0.45
+THRESHOLD = 0.5
 #: Score from which a box counts in the rule below.
 _LIKELY = 0.3
 #: A field with the colours of another stain is still a smear when it has this many cells, of this median score, that

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.errors import NotAvailable
+from assistant.files import whole
 from assistant.model.cache import sha256
 from assistant.tools.base import WEIGHTS
 from assistant.tools.features import PATHCLIP
@@ -45,14 +46,11 @@ class Head:
         """Write fp16 tensors with everything else as metadata; whole or not at all."""
         from safetensors.numpy import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".tmp")
         meta = {"classes": json.dumps(self.classes), "threshold": repr(self.threshold), "encoder": self.encoder}
         # safetensors writes memory as it lies: scikit-learn's coefficients may lie column by column.
         tensors = {"weight": self.weight, "bias": self.bias}
-        save_file({k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()}, partial, metadata=meta)
-        partial.chmod(0o644)  # safetensors writes files that only their owner can read
-        partial.replace(path)
+        with whole(path) as partial:
+            save_file({k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()}, partial, metadata=meta)
 
     @classmethod
     def read(cls, path: Path) -> Head:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from training.data import tool_phrases as words
 from training.data import tool_phrases_wide as wide
+from training.data.natural_requests import natural_requests
+from training.data.records import DataError
 from training.data.tool_calls import Requests, fresh_requests, gold_arguments, planned_tools, usable
 from training.data.tool_phrases_fresh2 import FRESH2
+from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_val import FRESH
 
 
@@ -25,7 +29,7 @@ def test_no_wording_of_val_is_in_train() -> None:
 
 def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
     held = {wide.plain(t) for ts in words.VAL.values() for t in ts} | {wide.plain(t) for t in words.NONE_VAL}
-    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2)}
+    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3)}
     tables = [*wide.WIDE.values(), *wide.CLAIMS.values(), wide.NONE]
     rng = random.Random(0)
     for pattern in [p for ps in tables for p in ps]:
@@ -48,16 +52,16 @@ def test_what_shares_most_words_with_a_fresh_request_is_near() -> None:
     assert not wide.near("nuclei count")  # too short to tell
 
 
-def test_the_second_fresh_set_is_another_than_the_first() -> None:
+def test_the_fresh_set_to_measure_by_is_another_than_those_to_choose_by() -> None:
     first, second = ({r.question for r in fresh_requests(s)} for s in (False, True))
     assert not first & second
-    assert sum(not r.calls for r in fresh_requests(second=True)) >= 60
-    assert {c.name for r in fresh_requests(second=True) for c in r.calls} == {t.name for t in planned_tools()}
+    assert sum(not r.calls for r in fresh_requests(held=True)) >= 60
+    assert {c.name for r in fresh_requests(held=True) for c in r.calls} == {t.name for t in planned_tools()}
 
 
-@pytest.mark.parametrize("second", [False, True])
-def test_the_fresh_requests_can_be_answered(second: bool) -> None:
-    requests = fresh_requests(second)
+@pytest.mark.parametrize("held", [False, True])
+def test_the_fresh_requests_can_be_answered(held: bool) -> None:
+    requests = fresh_requests(held)
     assert len(requests) >= 120
     assert len({r.question for r in requests}) == len(requests)
     for request in requests:
@@ -113,3 +117,20 @@ def test_the_loss_of_a_tiny_model_falls(tmp_path) -> None:  # type: ignore[no-un
     losses = train(LlamaForCausalLM(config), tokenizer, recipe, tmp_path)
     assert losses[-1] < losses[0]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_requests_written_one_by_one_are_none_to_measure_by(tmp_path: Path) -> None:
+    written = natural_requests()
+    assert len(written) > 400
+    assert {c.name for r in written for c in r.calls} == {t.name for t in planned_tools()}
+    assert 0.3 < sum(not r.calls for r in written) / len(written) < 0.7
+    held = {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3)}
+    assert not [r.question for r in written if wide.plain(r.question) in held or wide.near(r.question)]
+    line = '{"images": 1, "stain": "H&E", "tools": ["%s"], "q": "Outline the capillaries for me."}\n'
+    file = tmp_path / "tool_requests_x.jsonl"
+    file.write_text(line % "segment_nuclei" + line % "no_such_tool", encoding="utf-8")
+    with pytest.raises(DataError, match=r"tool_requests_x\.jsonl:2: no tool 'no_such_tool'; known: check_quality"):
+        natural_requests(tmp_path)
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"tool_requests_x\.jsonl:1: cannot be read"):
+        natural_requests(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.conftest import make_tiny_llava
 from tests.training.test_stages import RECIPE, conversation
+from training.loop import leave
 from training.stages import tokenise, train_stage
 
 
@@ -29,3 +30,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

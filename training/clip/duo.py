@@ -9,7 +9,6 @@ then on they are not needed, so the map is learned in a minute. Out: ``model.saf
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from assistant.chat.second_look import PROMPT
+from assistant.files import whole
 from assistant.images.intake import load_image
 from assistant.model.encoders.duo import DuoModel, joined
 from assistant.model.encoders.load import load_encoder
@@ -106,8 +106,8 @@ def _seen(model: DuoModel, prepared: Pixels, records: Sequence[Record], kept: Pa
                 vectors.append(model.first.encode_image(pixels))
                 features.append(model.features(pixels))
     seen = Seen(torch.cat(rows), torch.cat(vectors), torch.cat(features))
-    torch.save(vars(seen), kept.with_suffix(".tmp"))
-    os.replace(kept.with_suffix(".tmp"), kept)
+    with whole(kept) as partial:
+        torch.save(vars(seen), partial)
     return seen
 
 
@@ -189,5 +189,5 @@ def save(weight: torch.Tensor, bias: torch.Tensor, first: str, out: Path) -> Non
     from safetensors.torch import save_file
 
     tensors = {"moved.weight": weight.half().contiguous(), "moved.bias": bias.half().contiguous()}
-    save_file(tensors, out / "model.tmp", metadata={"format": "pt", "first": first})
-    os.replace(out / "model.tmp", out / WEIGHTS)
+    with whole(out / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", "first": first})

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant.files import whole
 from training.data.records import DataError
 
 
@@ -115,22 +116,16 @@ def write_messages(
         DataError: A conversation fails :meth:`Conversation.check`, or has an image outside ``image_root``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     number = 0
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for number, conversation in enumerate(conversations, 1):
-                try:
-                    conversation.check()
-                    images = [_written(image, image_root) for image in conversation.images]
-                except DataError as error:
-                    raise DataError(f"cannot write {path}: conversation {number}: {error}") from error
-                row = {"images": images, "messages": conversation.messages, "group": conversation.group}
-                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as handle:
+        for number, conversation in enumerate(conversations, 1):
+            try:
+                conversation.check()
+                images = [_written(image, image_root) for image in conversation.images]
+            except DataError as error:
+                raise DataError(f"cannot write {path}: conversation {number}: {error}") from error
+            row = {"images": images, "messages": conversation.messages, "group": conversation.group}
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
     return number
 
 

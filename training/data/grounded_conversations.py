@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from assistant.errors import BadInput, PathAssistError
+from assistant.files import whole, write_text
 from assistant.grounding.boxes_text import write_boxes
 from assistant.grounding.chat_boxes import LIMIT, grounding_prompt
 from training.data.conversation import Conversation, write_messages
@@ -64,9 +64,8 @@ def _picture(field: Field, folder: Path) -> Path:
     where = "" if field.cut is None else "-{}-{}".format(*field.cut[:2])
     path = folder / f"{field.dataset}-{field.image_path.stem}{where}.png"
     if not path.is_file():
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.png")
-        field.image().save(partial)
-        partial.replace(path)
+        with whole(path) as partial:
+            field.image().save(partial)
     return path
 
 
@@ -81,9 +80,7 @@ def write_llava(path: Path, rows: Sequence[Conversation]) -> int:
             turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": text})
         image = one.images[0].relative_to(path.parent.absolute()).as_posix()
         out.append({"id": str(number), "image": image, "conversations": turns, "group": one.group})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(out, ensure_ascii=False, indent=1) + "\n")
     return len(out)
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.files import whole
 from assistant.grounding.detector import Detector, Proposals
 from assistant.grounding.ground import propose
 from assistant.regions.instances import GLANDS, NUCLEI
 from training.data.objects import Field
 
+KEPT = ("boxes", "scores", "features", "outlines", "context")
+
 
 def keep_proposals(detector: Detector, fields: list[Field], cache: Path) -> list[Proposals]:
     """Proposals of every field, read from ``cache`` where this detector made them before."""
-    settings = hashlib.sha256(repr((NUCLEI, GLANDS, "whole")).encode()).hexdigest()[:8]
+    settings = hashlib.sha256(repr((NUCLEI, GLANDS, "outlines")).encode()).hexdigest()[:8]
     path = cache / f"proposals-{detector.regions.version}-{settings}.npz"
     found: dict[str, NDArray[np.float32]] = dict(np.load(path)) if path.is_file() else {}
     out, new = [], 0
@@ -26,12 +28,12 @@ def keep_proposals(detector: Detector, fields: list[Field], cache: Path) -> list
         if f"{key}|boxes" not in found:
             new += 1
             made = propose(detector, field.image())
-            for name in ("boxes", "scores", "features", "context"):
+            for name in KEPT:
                 found[f"{key}|{name}"] = getattr(made, name)
             if new % 200 == 0:
                 _write(path, found)
                 print(f"proposals: {number + 1} of {len(fields)} fields", flush=True)
-        arrays = {name: found[f"{key}|{name}"] for name in ("boxes", "scores", "features", "context")}
+        arrays = {name: found[f"{key}|{name}"] for name in KEPT}
         out.append(Proposals(**arrays, size=field.size))
     if new:
         _write(path, found)
@@ -39,10 +41,8 @@ def keep_proposals(detector: Detector, fields: list[Field], cache: Path) -> list
 
 
 def _write(path: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        np.savez(partial, **arrays)
 
 
 def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

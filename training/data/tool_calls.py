@@ -25,6 +25,7 @@ from training.data.phrases import ASK, GENERAL, UNANSWERABLE
 from training.data.questions import LABELS, ORGANS, STAINS, draw_options, four_choice, vocabulary
 from training.data.records import OPEN_SETS, load_records
 from training.data.tool_phrases_fresh2 import FRESH2
+from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
@@ -378,16 +379,16 @@ def _joined(joint: str, one: str, two: str) -> str:
     return joint.format(one, two, **{"0s": bare[0], "1s": bare[1], "0l": small[0], "1l": small[1]})
 
 
-def fresh_requests(second: bool = False) -> list[Request]:
-    """The requests of ``FRESH``, by which settings are chosen, or of ``FRESH2``, on which nothing is tuned; those of
-    kind "fails" and "wrong stain" get no result."""
+def fresh_requests(held: bool = False) -> list[Request]:
+    """The requests of ``FRESH`` and ``FRESH2``, by which settings are chosen, or of ``FRESH3``, on which nothing is
+    tuned; those of kind "fails" and "wrong stain" get no result."""
     refused = ("fails", "wrong stain")
     return [
         Request(
             question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
             wording=question,
         )
-        for kind, images, stain, calls, question in (FRESH2 if second else FRESH)
+        for kind, images, stain, calls, question in (FRESH3 if held else (*FRESH, *FRESH2))
     ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""A second set of whole requests to measure by, in the manner of many people; nothing is tuned or trained on them.
+"""A second set of whole requests in the manner of many people: first measured by, now settings are chosen by them.
 
 Written before the wordings of training were widened for the second time, by the same author, who had read the first
-fresh set and not what any classifier makes of these. Like ``FRESH``: ``(kind, images, stain, calls, question)``.
+fresh set. Like ``FRESH``: ``(kind, images, stain, calls, question)``.
 """
 # ruff: noqa: E501 - a request stays on one line
 

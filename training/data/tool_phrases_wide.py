@@ -2,7 +2,7 @@
 
 ``(a|b|)`` stands for one of its parts, drawn anew each time; braces as in ``tool_phrases``. ``NOUNS`` names what each tool
 gives, to be put into lists of several. Nothing here was copied from the wordings of ``val``. The patterns of
-``tool_phrases_more`` and ``tool_phrases_none`` are joined to these at the end.
+``tool_phrases_more``, ``tool_phrases_none`` and ``tool_phrases_further`` are joined to these at the end.
 """
 
 # ruff: noqa: E501 - a pattern stays on one line
@@ -13,9 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from training.data import tool_phrases_further as further
+from training.data import tool_phrases_further_none as further_none
 from training.data import tool_phrases_more as more
 from training.data import tool_phrases_none as no_tool
 from training.data.tool_phrases_fresh2 import FRESH2
+from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_val import FRESH, NONE_VAL, VAL, Wording
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -30,7 +33,7 @@ def plain(text: str) -> str:
 
 def _fresh() -> Iterator[str]:
     """The fresh requests, with what they box or look for as in a template."""
-    for *_, calls, question in (*FRESH, *FRESH2):
+    for *_, calls, question in (*FRESH, *FRESH2, *FRESH3):
         for key in ("phrase", "text"):
             for _, arguments in calls:
                 if key in arguments:
@@ -40,8 +43,9 @@ def _fresh() -> Iterator[str]:
 
 #: What training may not say, whatever the patterns allow.
 HELD = frozenset([*(plain(t) for ts in VAL.values() for t in ts), *map(plain, NONE_VAL), *_fresh()])
-#: Words of each request of the second fresh set, and which requests a word is in.
-_FRESH_WORDS = [w for *_, question in FRESH2 if len(w := frozenset(plain(question).split())) >= MANY]
+#: Words of each request of the later fresh sets, and which requests a word is in.
+_LATER = (*FRESH2, *FRESH3)
+_FRESH_WORDS = [w for *_, question in _LATER if len(w := frozenset(plain(question).split())) >= MANY]
 _WITH: dict[str, list[int]] = {}
 for _number, _words in enumerate(_FRESH_WORDS):
     for _word in _words:
@@ -49,7 +53,7 @@ for _number, _words in enumerate(_FRESH_WORDS):
 
 
 def near(text: str) -> bool:
-    """Whether a text shares so many words with a request of the second fresh set that it could have been copied."""
+    """Whether a text shares so many words with a request of the later fresh sets that it could have been copied."""
     words = set(plain(text).split())
     shared = Counter(number for word in words for number in _WITH.get(word, ()))
     return len(words) >= MANY and any(
@@ -461,10 +465,10 @@ def _joined(one: Mapping[str, tuple[str, ...]], two: Mapping[str, tuple[str, ...
     return {key: (*one[key], *two.get(key, ())) for key in one}
 
 
-WIDE = _joined(WIDE, more.MORE)
+WIDE = _joined(_joined(WIDE, more.MORE), further.MORE)
 NOUNS = _joined(NOUNS, more.NOUNS)
 CLAIMS = _joined(CLAIMS, more.CLAIMS)
-NONE = (*NONE, *no_tool.NONE)
+NONE = (*NONE, *no_tool.NONE, *further_none.NONE)
 ONE, TWO, THREE = (*ONE, *more.ONE), (*TWO, *more.TWO), (*THREE, *more.THREE)
 JOINTS, CHAINS, MADE = (*JOINTS, *more.JOINTS), (*CHAINS, *more.CHAINS), (*MADE, *more.MADE)
 DOUBTS, FRAMES = (*DOUBTS, *more.DOUBTS), (*FRAMES, *more.FRAMES)

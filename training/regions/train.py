@@ -7,7 +7,6 @@ Out: ``model.safetensors`` (fp16, averaged weights), ``recipe.json``, ``log.json
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from assistant.files import whole
 from assistant.regions.network import HEADS, Trunk, start_encoder
 from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.regions.data import NONE, OPEN, SOURCES, Batch, Sampler, load_fields
@@ -126,8 +126,8 @@ def save(trunk: Trunk, average: dict[str, torch.Tensor], recipe: RegionsRecipe, 
 
     state = {k: average.get(k, v).detach() for k, v in trunk.state_dict().items() if "num_batches" not in k}
     tensors = {k: v.half().contiguous() for k, v in state.items()}
-    save_file(tensors, out / "model.tmp", metadata={"format": "pt"})
-    os.replace(out / "model.tmp", out / "model.safetensors")
+    with whole(out / "model.safetensors") as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
     write_recipe(out, recipe)
 
 

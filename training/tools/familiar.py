@@ -8,13 +8,13 @@ All sets, those of unclear licence too, so the file is for research only; about 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from assistant.files import whole
 from assistant.images.intake import load_image
 from assistant.model.familiar import FILE, Familiar, imagenet_tower
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, load_records
@@ -50,10 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     empty = Familiar(imagenet_tower(), np.zeros((1, 1280), np.float32))
     centres = fit(features("train", empty)[0])
-    options.out.mkdir(parents=True, exist_ok=True)
-    temporary = options.out / "centres.tmp"
-    save_file({"centres": centres.astype(np.float16)}, temporary)
-    os.replace(temporary, options.out / FILE.name)
+    with whole(options.out / FILE.name) as partial:
+        save_file({"centres": centres.astype(np.float16)}, partial)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,22 @@ def test_tiles_meet_without_gaps(trunk: Trunk) -> None:
     assert (np.abs(whole["nuclei"]).sum(axis=0) > 0).all()
 
 
+def test_nuclei_are_read_by_a_network_of_their_own(trunk: Trunk) -> None:
+    torch.manual_seed(3)
+    other, pixels = Trunk(("nuclei",)).eval(), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    both = Regions(trunk, research=True, version="x", nuclei=other)
+    apart = [Regions(one, research=True, version="x") for one in (trunk, other)]
+    maps, features = both.look(pixels, ("nuclei", "tissue", "glands"))
+    assert np.array_equal(maps["nuclei"], apart[1].look(pixels, ("nuclei",))[0]["nuclei"])
+    assert not np.array_equal(maps["nuclei"], apart[0].look(pixels, ("nuclei",))[0]["nuclei"])
+    assert np.array_equal(maps["glands"], apart[0].look(pixels, ("glands",))[0]["glands"])
+    assert np.array_equal(features, apart[1].look(pixels, ("nuclei",))[1])
+    # Heads at a quarter of the resolution do without the rest of the decoder.
+    assert np.array_equal(maps["tissue"], both.look(pixels, ("tissue",))[0]["tissue"])
+    with pytest.raises(NotAvailable, match="read none of: glands; they read nuclei"):
+        apart[1].look(pixels, ("glands",))
+
+
 @pytest.mark.parametrize("shape", [(64, 96), (61, 83), (40, 33)])
 def test_views_are_averaged_in_place(trunk: Trunk, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Chances have the size of the field, and a mirrored field has the mirrored ones when every view has its mirror."""

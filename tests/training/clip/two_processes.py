@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.training.clip.test_clip import COLOURS, RECIPE, TinyTowers, record
 from training.clip import train
+from training.loop import leave
 
 
 def main() -> None:
@@ -35,3 +36,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assistant.grounding.detector import CLASSES, Detector, Proposals
+from assistant.grounding.detector import CLASSES, Detector, Proposals, boxed
 from training.data.objects import Field, Object, load_regions
 from training.data.proposals import iou
 from training.data.records import DataError
@@ -133,7 +133,8 @@ def proposals(one: Field) -> Proposals:
     scores = np.zeros((len(boxes), len(CLASSES)), np.float32)
     scores[:, CLASSES.index("gland")] = 0.8
     features = rng.normal(size=(len(boxes), Detector.feature_size)).astype(np.float32)
-    return Proposals(boxes, scores, features, np.zeros(Detector.context_size, np.float32), one.size)
+    outlines = boxed(boxes) / np.array([one.size[0] * one.size[1], 1, 1, 1], np.float32)
+    return Proposals(boxes, scores, features, outlines, np.zeros(Detector.context_size, np.float32), one.size)
 
 
 def test_targets_mark_the_meant_boxes() -> None:
