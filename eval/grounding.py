@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.answer import DISCLAIMER
+from assistant.files import write_text
 from assistant.grounding.detector import CLASSES, Proposals, load_detector
 from assistant.grounding.ground import WEIGHTS, Grounder, Reading, apart
 from assistant.grounding.knowledge import expand
@@ -368,15 +368,12 @@ def main() -> None:
         "seed": options.seed,
         "per_field": options.per_field,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "grounding.json", result)
-    page = options.out / "grounding.md"
-    page.with_suffix(".tmp").write_text(markdown(result), encoding="utf-8")
-    os.replace(page.with_suffix(".tmp"), page)
+    write_text(options.out / "grounding.md", markdown(result))
     print(
         json.dumps({k: result["parts"][k]["acc50"] for k in ("all", "relational")} | {"empty": result["empty"]["F1"]})
     )
-    print(page)
+    print(options.out / "grounding.md")
 
 
 if __name__ == "__main__":

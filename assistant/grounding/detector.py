@@ -1,7 +1,8 @@
 """Everything in a field that a phrase may mean: boxes with class scores and what the network sees at each of them.
 
-One pass of the region network at full and one at half size gives nuclei, glands, tissue regions and blood cells; the
-features are the mean of the decoder's map over each box. This is done once per image, whatever is asked of it then.
+Passes of the region networks, enlarged for nuclei, at full size for tissue and at half for glands and blood cells, give
+the boxes; the features are means of the decoders' maps over each box. This is done once per image, whatever is asked of
+it then.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MAX_SIDE = 1280
 _PIXELS, _ENLARGED = 480_000, 1.5
 _LEAST_TISSUE = 0.02
 Boxes = NDArray[np.float32]
+#: Boxes, scores and outlines as in :class:`Proposals`, areas in pixels.
+Found = tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Proposals:
         boxes: [N, 4] xyxy in pixels of the image as given.
         scores: [N, K] for ``CLASSES``, 0…1; a box has scores in its own family of classes only.
         features: [N, D]: decoder features, then mean colour in the box and around it, all without units.
+        outlines: [N, 4]: share of the image that the outline holds, of the box, of its convex hull (0…1; what merges
+            two nuclei is not convex), and the largest distance to the outline that the network gave (0…1). A box
+            without an outline is its own.
         context: [C] mean of the decoder's maps over the whole image.
         size: Width and height of the image as given.
     """
@@ -55,6 +61,7 @@ class Proposals:
     boxes: Boxes
     scores: NDArray[np.float32]
     features: NDArray[np.float32]
+    outlines: NDArray[np.float32]
     context: NDArray[np.float32]
     size: tuple[int, int]
 
@@ -85,34 +92,35 @@ class Detector:
         half = rescaled(full, 0.5)
         large = rescaled(full, min(_ENLARGED, max(1.0, (_PIXELS / (full.shape[0] * full.shape[1])) ** 0.5)))
         enlarged = large.shape[1] / full.shape[1]
-        maps_full, features_full = self.regions.look(large, ("nuclei", "tissue"))
+        maps_full, features_full = self.regions.look(large, ("nuclei",))
         maps_half, features_half = self.regions.look(half, ("blood", "glands"))
+        tissue, _ = self.regions.look(full, ("tissue",))
         found = [
-            self._blood(maps_half["blood"], 2.0),
-            self._shapes("glands", maps_half["glands"], half.shape[:2], 2.0, _GLAND, GLANDS),
-            self._shapes("nuclei", maps_full["nuclei"], full.shape[:2], 1.0, _NUCLEI, NUCLEI),
-            self._tissue(maps_full["tissue"], 1 / enlarged),
+            (self._blood(maps_half["blood"], 2.0), limit // 2),
+            (self._shapes("glands", maps_half["glands"], half.shape[:2], 2.0, _GLAND, GLANDS, limit // 8), limit // 8),
+            (self._shapes("nuclei", maps_full["nuclei"], full.shape[:2], 1.0, _NUCLEI, NUCLEI, limit), limit),
+            (self._tissue(tissue["tissue"], 1.0), limit // 8),
         ]
-        quotas = (limit // 2, limit // 8, limit, limit // 8)
-        best = [(b[:q], s[:q]) for (b, s), q in zip(found, quotas, strict=True)]
-        boxes = np.concatenate([b for b, _ in best])
-        scores = np.concatenate([s for _, s in best])
+        best = [[part[:most] for part in parts] for parts, most in found]
+        boxes, scores, outlines = (np.concatenate(parts) for parts in zip(*best, strict=True))
         height, width = full.shape[:2]
         boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
         wide = (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 2)
         order = np.argsort(-scores.max(axis=1, initial=0.0) * wide, kind="stable")[: min(limit, int(wide.sum()))]
-        boxes, scores = boxes[order], scores[order]
+        boxes, scores, outlines = boxes[order], scores[order], outlines[order]
+        outlines[:, 0] /= height * width
         features = np.concatenate(
             [pooled(features_full, boxes, 4 / enlarged), pooled(features_half, boxes, 8), colours(full, boxes)], axis=1
         )
         context = np.concatenate([features_full.mean(axis=(1, 2)), features_half.mean(axis=(1, 2))])
         boxes = (boxes / shrink).astype(np.float32)
-        return Proposals(boxes, scores, features.astype(np.float32), context.astype(np.float32), image.size)
+        return Proposals(boxes, scores, features.astype(np.float32), outlines, context.astype(np.float32), image.size)
 
-    def _blood(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:
+    def _blood(self, maps: NDArray[np.float32], factor: float) -> Found:
         boxes, scores = cells(maps, least=0.1)
         kept = suppress(boxes, scores)
-        return boxes[kept] * STRIDES["blood"] * factor, spread(scores[kept], _BLOOD)
+        boxes = boxes[kept] * STRIDES["blood"] * factor
+        return boxes, spread(scores[kept], _BLOOD), boxed(boxes)
 
     def _shapes(
         self,
@@ -122,19 +130,23 @@ class Detector:
         factor: float,
         first: int,
         settings: Settings,
-    ) -> tuple[Boxes, NDArray[np.float32]]:
-        """Instances of a head; ``shape`` [H, W]: the size its settings hold at; ``factor``: of the field over it."""
+        limit: int,
+    ) -> Found:
+        """At most ``limit`` instances of a head, surest first; ``shape`` [H, W]: the size its settings hold at;
+        ``factor``: of the field over it."""
         whole = chances(maps, STRIDES[head])
         seen = resized(whole, shape)
         ids = instances(seen[0], seen[1], settings)
         sure = kinds_of(ids, seen[:1])
         if len(seen) > 2:
             sure = sure * kinds_of(ids, seen[2:])
-        order = np.argsort(-sure.sum(axis=1), kind="stable")
+        order = np.argsort(-sure.sum(axis=1), kind="stable")[:limit]
         boxes = boxes_of(ids) * factor
-        return boxes[order], spread(sure[order], first)
+        shaped = outlines_of(ids, seen[1], order + 1)
+        shaped[:, 0] *= factor**2
+        return boxes[order], spread(sure[order], first), shaped
 
-    def _tissue(self, maps: NDArray[np.float32], factor: float) -> tuple[Boxes, NDArray[np.float32]]:
+    def _tissue(self, maps: NDArray[np.float32], factor: float) -> Found:
         """Connected regions of one tissue that hold at least a fiftieth of the field, largest first."""
         from skimage.measure import label, regionprops
 
@@ -150,13 +162,51 @@ class Detector:
                     rows.append((part.area, (x0, y0, x1, y1), chance))
         rows.sort(key=lambda row: -row[0])
         boxes = np.array([r[1] for r in rows], np.float32).reshape(-1, 4) * (STRIDES["tissue"] * factor)
-        return boxes, spread(np.array([r[2] for r in rows], np.float32).reshape(-1, 3), _TISSUE)
+        shaped = boxed(boxes)
+        shaped[:, 0] = np.array([r[0] for r in rows], np.float32) * (STRIDES["tissue"] * factor) ** 2
+        shaped[:, 1] = shaped[:, 0] / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1)
+        return boxes, spread(np.array([r[2] for r in rows], np.float32).reshape(-1, 3), _TISSUE), shaped
 
 
 def spread(scores: NDArray[np.float32], first: int) -> NDArray[np.float32]:
     """Scores of one family [N, k] in their places among all classes [N, K]."""
     out = np.zeros((len(scores), len(CLASSES)), np.float32)
     out[:, first : first + scores.shape[1]] = scores
+    return out
+
+
+def outlines_of(ids: NDArray[np.int32], distance: NDArray[np.float32], numbers: NDArray[np.int64]) -> Boxes:
+    """Area in pixels, share of the box and of the convex hull, largest distance of some instances, [len(numbers), 4].
+
+    Args:
+        ids, distance: [H, W] instances 1…N, and distance to the outline as the network gave it.
+        numbers: Which instances.
+    """
+    from scipy.ndimage import find_objects
+    from scipy.spatial import ConvexHull, QhullError
+
+    places = find_objects(ids)
+    out = np.zeros((len(numbers), 4), np.float32)
+    for row, number in enumerate(numbers):
+        place = places[number - 1]
+        mask = ids[place] == number
+        area = float(mask.sum())
+        across = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
+        steps = np.diff(across, axis=1)
+        ends = np.concatenate([np.argwhere(steps > 0), np.argwhere(steps < 0)])  # left and right edge of every run
+        corners = np.concatenate([ends, ends + np.array([1, 0])])
+        try:
+            hull = float(ConvexHull(corners).volume)
+        except QhullError:
+            hull = area
+        out[row] = area, area / mask.size, area / max(hull, 1.0), distance[place][mask].max()
+    return out
+
+
+def boxed(boxes: Boxes) -> NDArray[np.float32]:
+    """What :func:`outlines_of` would say of boxes [N, 4] that are their own outlines."""
+    out = np.ones((len(boxes), 4), np.float32)
+    out[:, 0] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return out
 
 

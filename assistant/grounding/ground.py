@@ -29,6 +29,7 @@ from assistant.grounding.matcher import Matcher, geometry_of
 from assistant.grounding.program import MOST, OPS
 from assistant.grounding.text import padded, tokens
 from assistant.model.familiar import Familiar, load_familiar, unfit
+from assistant.plain import whole_characters
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "grounding"
 OPEN_REGIONS = WEIGHTS.parent / "regions" / "regions-open.safetensors"
@@ -146,7 +147,7 @@ class Grounder:
 def nothing(size: tuple[int, int]) -> Proposals:
     """No proposals, for an image of ``size``."""
     none = np.zeros((0, 0), np.float32)
-    return Proposals(np.zeros((0, 4), np.float32), none, none, np.zeros(0, np.float32), size)
+    return Proposals(np.zeros((0, 4), np.float32), none, none, none, np.zeros(0, np.float32), size)
 
 
 def propose(detector: Detector, image: Image.Image) -> Proposals:
@@ -178,7 +179,7 @@ def check_phrase(phrase: str) -> str:
     Raises:
         BadInput: It is empty or too long.
     """
-    plain = " ".join(phrase.split())
+    plain = " ".join(whole_characters(phrase).split())
     if not plain:
         raise BadInput("the phrase is empty; say what to point at, for example 'the largest gland'")
     if len(plain) > LONGEST:

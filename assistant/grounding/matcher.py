@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from assistant.errors import NotAvailable
+from assistant.files import whole
 from assistant.grounding.detector import CLASSES, Detector, Proposals
 from assistant.grounding.program import GROUPS, OPS, PLACES, execute
 
 #: Where the families of ``CLASSES`` begin: blood cells, glands, nuclei, tissue.
 _FAMILIES = (3, 4, 8)
 _KEYS = 6
-GEOMETRY = 18 + 5 * _KEYS
+GEOMETRY = 22 + 5 * _KEYS
 _PAIR = 7
 
 
@@ -191,14 +192,10 @@ class Matcher(nn.Module):
         """fp16 tensors with the configuration as metadata; whole or not at all."""
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".tmp")
         tensors = {k: v.half().contiguous() for k, v in self.state_dict().items()}
-        save_file(
-            tensors, partial, metadata={"config": json.dumps(asdict(self.config)), "classes": json.dumps(CLASSES)}
-        )
-        partial.chmod(0o644)
-        partial.replace(path)
+        metadata = {"config": json.dumps(asdict(self.config)), "classes": json.dumps(CLASSES)}
+        with whole(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
 
     @classmethod
     def read(cls, path: Path) -> Matcher:
@@ -242,14 +239,17 @@ def pairs_of(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def geometry_of(found: Proposals) -> NDArray[np.float32]:
-    """What a box is among the others, [N, GEOMETRY]: place, size, shape, and ranks among boxes of its class, 0…1."""
+    """What a box is among the others, [N, GEOMETRY]: place, size, shape, ranks among boxes of its class, 0…1, outline.
+
+    Areas are those of outlines where there are any, as sizes are meant by those who label them.
+    """
     count = len(found.boxes)
     if not count:
         return np.zeros((0, GEOMETRY), np.float32)
     width, height = found.size
     boxes = found.boxes / np.array([width, height, width, height], np.float32)
     centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-4)
-    area = np.log(size.prod(axis=1))
+    area = np.log(np.maximum(found.outlines[:, 0], 1e-8))
     pixels = size * np.array([width, height])
     shape = np.log(pixels[:, 0] / pixels[:, 1])
     middle = np.hypot(*(centre - 0.5).T)
@@ -262,7 +262,9 @@ def geometry_of(found: Proposals) -> NDArray[np.float32]:
     table = [centre, size, area[:, None] / 5, shape[:, None], middle[:, None], grey[:, None]]
     rest = [np.abs(shape)[:, None], np.exp(-8 * middle)[:, None], own, crowd]
     ends = [np.exp(-(((r - end) * 12) ** 2)) for r in (own, family) for end in (0, 1)]
-    out: NDArray[np.float32] = np.concatenate([*table, *rest, family, *ends], axis=1).astype(np.float32)
+    edge = np.minimum(found.boxes[:, :2], [width, height] - found.boxes[:, 2:]).min(axis=1) < 2
+    shaped = [found.outlines[:, 1:], edge[:, None].astype(np.float32)]
+    out: NDArray[np.float32] = np.concatenate([*table, *rest, family, *ends, *shaped], axis=1).astype(np.float32)
     return out
 
 

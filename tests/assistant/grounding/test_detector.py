@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from assistant.grounding.detector import CLASSES, boxes_of, colours, pooled, spread
+from assistant.grounding.detector import CLASSES, boxed, boxes_of, colours, outlines_of, pooled, spread
 
 
 def test_pooled_is_the_mean_over_each_box() -> None:
@@ -36,3 +37,17 @@ def test_scores_keep_to_the_places_of_their_family() -> None:
     assert out.shape == (1, len(CLASSES))
     assert out[0, 3:5].tolist() == [np.float32(0.2), np.float32(0.8)]
     assert out.sum() == np.float32(1.0)
+
+
+def test_an_outline_tells_a_merged_pair_from_one_nucleus() -> None:
+    y, x = np.mgrid[:60, :60]
+    ids = np.zeros((60, 60), np.int32)
+    ids[(y - 20) ** 2 + (x - 20) ** 2 < 100] = 1
+    ids[((y - 45) ** 2 + (x - 15) ** 2 < 64) | ((y - 45) ** 2 + (x - 31) ** 2 < 64)] = 2
+    ids[5:10, 40:55] = 3
+    distance = np.where(ids == 2, 0.6, 0.9).astype(np.float32)
+    pair, one, rectangle = outlines_of(ids, distance, np.array([2, 1, 3]))
+    assert pair[2] < 0.9 < 0.93 < one[2]
+    assert rectangle.tolist() == pytest.approx([75, 1, 1, 0.9])
+    assert pair[3] == pytest.approx(0.6)
+    assert boxed(np.array([[40, 5, 55, 10]], np.float32))[0].tolist() == [75, 1, 1, 1]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from assistant.errors import BadInput, NotAvailable
 from assistant.grounding import load_grounder
-from assistant.grounding.detector import CLASSES, Detector, Proposals, boxes_of, colours, pooled, spread
+from assistant.grounding.detector import CLASSES, Detector, Proposals, boxed, boxes_of, colours, pooled, spread
 from assistant.grounding.ground import Grounder, Reading, check_phrase, refined
 from assistant.grounding.knowledge import LONGEST, expand, terms
 from assistant.grounding.matcher import GEOMETRY, Matcher, MatcherConfig, geometry_of
@@ -27,10 +27,12 @@ def proposals(*boxes: tuple[float, float, float, float], size: tuple[int, int] =
     count = len(boxes)
     scores = np.zeros((count, len(CLASSES)), np.float32)
     scores[:, CLASSES.index("gland")] = 0.9
+    rows = np.array(boxes, np.float32).reshape(-1, 4)
     return Proposals(
-        np.array(boxes, np.float32).reshape(-1, 4),
+        rows,
         scores,
         rng.normal(size=(count, Detector.feature_size)).astype(np.float32),
+        boxed(rows) / np.array([size[0] * size[1], 1, 1, 1], np.float32),
         np.zeros(Detector.context_size, np.float32),
         size,
     )
@@ -103,7 +105,8 @@ def test_order_of_the_boxes_does_not_matter_and_padding_is_not_seen() -> None:
     grounder = Grounder(FakeDetector(proposals()), matcher)  # type: ignore[arg-type]
     found = proposals((0, 0, 10, 10), (30, 30, 70, 70), (80, 10, 90, 30))
     order = [2, 0, 1]
-    turned = replace(found, boxes=found.boxes[order], scores=found.scores[order], features=found.features[order])
+    parts = ("boxes", "scores", "features", "outlines")
+    turned = replace(found, **{name: getattr(found, name)[order] for name in parts})
     first, second = grounder.read(found, "the largest gland"), grounder.read(turned, "the largest gland")
     assert np.allclose(first.logits[order], second.logits, atol=1e-4)
     assert np.allclose(first.boxes[order], second.boxes, atol=1e-3)

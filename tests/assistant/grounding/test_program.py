@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.grounding.detector import CLASSES, Detector, Proposals
+from assistant.grounding.detector import CLASSES, Detector, Proposals, boxed
 from assistant.grounding.matcher import Matcher, geometry_of
 from assistant.grounding.program import OPS, PLACES, execute, first, winner, within
 
@@ -25,7 +25,8 @@ def found(boxes: tuple[tuple[int, int, int, int], ...] = BOXES, size: tuple[int,
     features[:, -6:-3] = np.linspace(-0.5, 0.5, len(rows))[:, None]  # the first is the darkest
     scores = np.zeros((len(rows), len(CLASSES)), np.float32)
     scores[:, 3] = 0.9
-    return Proposals(rows, scores, features, np.zeros(Detector.context_size, np.float32), size)
+    outlines = boxed(rows) / np.array([size[0] * size[1], 1, 1, 1], np.float32)
+    return Proposals(rows, scores, features, outlines, np.zeros(Detector.context_size, np.float32), size)
 
 
 def done(op: str, place: str = "left", member: tuple[float, ...] = (1, 1, 1, 1), anchor: int = 0) -> torch.Tensor:
