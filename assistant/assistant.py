@@ -429,7 +429,8 @@ class Assistant:
         return int(self.model.config.image_seq_length)
 
     def _option_ids(self, option: str) -> list[int]:
-        encoded = self.processor.tokenizer(option, add_special_tokens=False)["input_ids"]
+        # Control tokens in a user's option are words.
+        encoded = self.processor.tokenizer(option, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*encoded, self._end_of_turn]
 
     @cached_property

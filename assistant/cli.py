@@ -42,6 +42,7 @@ from assistant.cli_common import (
     finish,
     load_assistant,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -122,12 +123,12 @@ def ask(
         return
     answer = _stream(assistant, shown, question, keywords)
     for option, probability in answer.options.items():
-        typer.echo(f"  {probability:6.1%}  {option}")
+        say(f"  {probability:6.1%}  {option}")
     said = f"confidence {answer.confidence:.2f}" if answer.confidence_known else "no confidence"
-    typer.echo(said + (" (declined)" if answer.abstained else ""))
+    say(said + (" (declined)" if answer.abstained else ""))
     for warning in answer.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(answer.disclaimer)
+        say(f"warning: {warning}", err=True)
+    say(answer.disclaimer)
 
 
 @app.command(epilog="\b\nExample:\n  pathassist ui --port 7861 --no-open\n")
@@ -210,7 +211,7 @@ def serve(
     if as_json:
         print_json({"url": url, "model": assistant.name, "disclaimer": DISCLAIMER})
     else:
-        typer.echo(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
+        say(f"{assistant.name} answers on {url} (Ctrl-C stops). {DISCLAIMER}")
     server = api.http_server(application, drain_s=drain)
     server.run(sockets=[listener])
     if server.should_exit:  # an interrupt; uvicorn raises it anew at the end, which asyncio has been seen to swallow
@@ -230,9 +231,9 @@ def doctor(
         print_json({"ok": not failed, "checks": [{key: getattr(check, key) for key in fields} for check in checks]})
     else:
         for check in checks:
-            typer.echo(f"{check.status:<4}  {check.name}: {check.detail}")
+            say(f"{check.status:<4}  {check.name}: {check.detail}")
             if check.fix and check.status != "PASS":
-                typer.echo(f"      fix: {check.fix}")
+                say(f"      fix: {check.fix}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -301,16 +302,16 @@ def _stream(assistant: Assistant, images: list[Any], question: str, keywords: di
             if isinstance(item, Answer):
                 answer = item
             elif isinstance(item, ToolCall):
-                typer.echo(f"{item.name}: {item.status}, {item.seconds:.1f} s", err=True)
+                say(f"{item.name}: {item.status}, {item.seconds:.1f} s", err=True)
             else:
-                typer.echo(item, nl=False)
+                say(item, nl=False)
                 shown += item
     finally:
         stop.set()
     if answer.text.strip() == shown.strip():
         typer.echo()
     else:  # an abstention: what was shown above is not the answer
-        typer.echo(("\n" if shown else "") + answer.text)
+        say(("\n" if shown else "") + answer.text)
     return answer
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assistant import DISCLAIMER
-from assistant.cli_common import Json, finish, print_json
+from assistant.cli_common import Json, finish, print_json, say
 from assistant.errors import BadInput
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def build(
     )
     if not as_json:
         for line in result.failed:
-            typer.echo(f"skipped: {line}", err=True)
+            say(f"skipped: {line}", err=True)
     finish(as_json, result.to_dict(), summary)
     if result.failed:
         raise typer.Exit(1)
@@ -191,10 +191,10 @@ def search(
         print_json({"hits": value, "disclaimer": DISCLAIMER})
         return
     for rank, hit in enumerate(hits, 1):
-        typer.echo(f"{rank:>3}  {_hit_line(hit)}")
+        say(f"{rank:>3}  {_hit_line(hit)}")
     if not hits:
-        typer.echo("no case is left outside the query's own slide or patient; --same-group shows those too")
-    typer.echo(DISCLAIMER)
+        say("no case is left outside the query's own slide or patient; --same-group shows those too")
+    say(DISCLAIMER)
 
 
 def register(app: typer.Typer) -> None:
@@ -241,7 +241,7 @@ def _progress(seconds: float = 5.0) -> Callable[[BuildResult], None]:
         if time.monotonic() - shown >= seconds:
             shown = time.monotonic()
             done = result.added + result.updated + result.unchanged + result.duplicates + len(result.failed)
-            typer.echo(f"{done} images, {result.added} cases added", err=True)
+            say(f"{done} images, {result.added} cases added", err=True)
 
     return show
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from assistant.errors import NotAvailable, PathAssistError
+from assistant.plain import UNSEEN, visible
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -44,7 +45,7 @@ class ErrorGroup(TyperGroup):
             if ctx.meta.get("json"):
                 typer.echo(json.dumps({"error": {"message": str(error), "code": error.code}}))
             else:
-                typer.echo(f"error: {error}", err=True)
+                say(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -94,9 +95,15 @@ def extra(name: str) -> Iterator[None]:
         ) from error
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Text for a terminal, which obeys nothing in it: answers, titles and names of files may hold anything."""
+    typer.echo(visible(text), err=err, nl=nl)
+
+
 def print_json(value: Any) -> None:
-    """Indented JSON on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    """Indented JSON on stdout, with what a terminal would obey or not show as escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    typer.echo(UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def finish(as_json: bool, value: Any, text: str) -> None:
@@ -104,4 +111,4 @@ def finish(as_json: bool, value: Any, text: str) -> None:
     if as_json:
         print_json(value)
     else:
-        typer.echo(text)
+        say(text)

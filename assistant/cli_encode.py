@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from assistant import DISCLAIMER
-from assistant.cli_common import Json, Source, finish
+from assistant.cli_common import Json, Source, finish, say
 from assistant.errors import BadInput
 
 if TYPE_CHECKING:
@@ -184,9 +183,9 @@ def _say(result: Embedded, as_json: bool) -> None:
     if as_json:
         return
     for name, reason in result.failed:
-        print(f"skipped {name}: {reason}", file=sys.stderr)
+        say(f"skipped {name}: {reason}", err=True)
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", err=True)
 
 
 def _missed(result: Embedded) -> str:

@@ -11,6 +11,7 @@ import typer
 from assistant import DISCLAIMER
 from assistant.cli_common import Json, Quantization, finish, load_assistant
 from assistant.errors import BadInput
+from assistant.files import whole, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,7 +93,8 @@ def ground(
             shapes = outlines(shown, boxes, _regions(open_only))
     written = {}
     if overlay is not None:
-        _save(draw(shown, boxes, shown.width / size[0], shapes), overlay)
+        with whole(overlay) as partial:
+            draw(shown, boxes, shown.width / size[0], shapes).save(partial)
         written["overlay"] = str(overlay)
     if geojson is not None:
         _write_geojson(boxes, shapes, geojson)
@@ -184,12 +186,6 @@ def draw(image: Image, boxes: list[Box], factor: float = 1.0, shapes: Sequence[O
     return canvas
 
 
-def _save(picture: Image, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    picture.save(partial)
-    partial.replace(path)
-
-
 def _write_geojson(boxes: list[Box], shapes: Sequence[Outline] | None, path: Path) -> None:
     import json
 
@@ -197,6 +193,4 @@ def _write_geojson(boxes: list[Box], shapes: Sequence[Outline] | None, path: Pat
     from assistant.tools.fields import collection
 
     rows = shapes if shapes is not None else [Outline(box, corners(box), "box", 0.0) for box in boxes]
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(collection(features(rows))), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(collection(features(rows))))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from assistant import DISCLAIMER
-from assistant.cli_common import Json, finish, print_json
+from assistant.cli_common import Json, finish, print_json, say
 from assistant.errors import BadInput
 
 Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder that keeps the notes.")]
@@ -40,7 +40,7 @@ def add(
         notes.close()
     if not as_json:
         for line in failed:
-            typer.echo(f"skipped: {line}", err=True)
+            say(f"skipped: {line}", err=True)
     value = {"added": [vars(item) for item in done], "failed": failed, "passages": total}
     finish(as_json, value, f"{store}: {len(done)} texts added, {len(failed)} unreadable, {total} passages in all")
     if failed:
@@ -103,8 +103,8 @@ def search(
         print_json({"passages": rows, "disclaimer": DISCLAIMER})
         return
     for rank, passage in enumerate(found, 1):
-        typer.echo(f"{rank:>3}  {passage.score:6.3f}  {passage.title}  [{passage.document}]\n     {passage.text}")
-    typer.echo(DISCLAIMER if found else f"no texts yet; add some: pathassist notes add FILE --store {store}")
+        say(f"{rank:>3}  {passage.score:6.3f}  {passage.title}  [{passage.document}]\n     {passage.text}")
+    say(DISCLAIMER if found else f"no texts yet; add some: pathassist notes add FILE --store {store}")
 
 
 def register(app: typer.Typer) -> None:

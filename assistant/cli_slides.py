@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from assistant import DISCLAIMER
 from assistant.cli_common import Json, finish
 from assistant.errors import BadInput
+from assistant.files import whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,10 +137,8 @@ def _check_name(out: Path) -> None:
 
 def _save(picture: Image, target: Path) -> None:
     """Whole or not at all."""
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
-        picture.save(partial)
-        partial.replace(target)
+        with whole(target) as partial:
+            picture.save(partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise BadInput(f"{target.name!r} cannot be written: {error.strerror or error}; choose another --out") from error

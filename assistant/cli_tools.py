@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assistant import DISCLAIMER
-from assistant.cli_common import Json, finish, print_json
+from assistant.cli_common import Json, finish, print_json, say
 from assistant.errors import BadInput
+from assistant.files import whole, write_text
 
 if TYPE_CHECKING:
     from assistant.tools import Tool, ToolCall
@@ -80,16 +81,16 @@ def run(
         raise BadInput(f"{name} needs an image; name one: pathassist tools run {name} field.png")
     with ToolState(load_images(images or []), store=store, timeout=timeout) as state:
         call = run_call(name, arguments, state)
-    written = _write(call, overlay, geojson) if call.status == "ok" else {}
+    written = write_files(call, overlay, geojson) if call.status == "ok" else {}
     if as_json:
         print_json(call.to_json() | {"written": written, "disclaimer": DISCLAIMER})
     else:
-        typer.echo(call.result.text, err=call.status != "ok")
+        say(call.result.text, err=call.status != "ok")
         for warning in call.result.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
         if call.status == "ok":
-            typer.echo(json.dumps(call.result.numbers, ensure_ascii=False, indent=2, default=str))
-            typer.echo(DISCLAIMER)
+            print_json(call.result.numbers)
+            say(DISCLAIMER)
     raise typer.Exit({"ok": 0, "refused": 2}.get(call.status, 1))
 
 
@@ -121,21 +122,18 @@ def _arguments(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def _write(call: ToolCall, overlay: Path | None, geojson: Path | None) -> dict[str, str]:
+def write_files(call: ToolCall, overlay: Path | None, geojson: Path | None) -> dict[str, str]:
     """Write what was asked for, whole or not at all."""
     written: dict[str, str] = {}
     if overlay is not None:
         if not call.result.overlays:
             raise BadInput(f"{call.name} has nothing to draw on this image; leave --overlay out")
-        partial = overlay.with_name(f".{overlay.stem}.part{overlay.suffix}")
-        next(iter(call.result.overlays.values())).save(partial)
-        partial.replace(overlay)
+        with whole(overlay) as partial:
+            next(iter(call.result.overlays.values())).save(partial)
         written["overlay"] = str(overlay)
     if geojson is not None:
         if call.result.geojson is None:
             raise BadInput(f"{call.name} gives no outlines; leave --geojson out")
-        partial = geojson.with_name(f".{geojson.name}.part")
-        partial.write_text(json.dumps(call.result.geojson), encoding="utf-8")
-        partial.replace(geojson)
+        write_text(geojson, json.dumps(call.result.geojson))
         written["geojson"] = str(geojson)
     return written

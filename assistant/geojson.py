@@ -103,7 +103,7 @@ def box(xyxy: Iterable[float], **attributes: Any) -> Shape:
 
 def colour_of(label: str) -> tuple[int, int, int]:
     """A bright colour that is always the same for a label."""
-    hue = zlib.crc32(label.encode()) % 360 / 360
+    hue = zlib.crc32(label.encode("utf-8", "replace")) % 360 / 360
     red, green, blue = colorsys.hls_to_rgb(hue, 0.45, 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
 

@@ -61,10 +61,11 @@ class Case:
         return self.image if self.region is None else f"{self.image}#{','.join(map(str, self.region))}"
 
     def to_row(self) -> tuple[str | None, ...]:
-        """The values of ``COLUMNS``."""
+        """The values of ``COLUMNS``, without what databases do not take: halves of characters and zeros."""
         region = None if self.region is None else json.dumps(self.region)
         special = {"region": region, "facts": json.dumps(dict(self.facts), ensure_ascii=False, sort_keys=True)}
-        return tuple(special[name] if name in special else getattr(self, name) for name in COLUMNS)
+        values = [special[name] if name in special else getattr(self, name) for name in COLUMNS]
+        return tuple(v and v.encode("utf-8", "replace").decode("utf-8").replace("\0", "") for v in values)
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Case:

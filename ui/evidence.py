@@ -276,9 +276,12 @@ def _overlay(boxes: Sequence[Box], picture: str, size: tuple[int, int]) -> str:
     marks = []
     for number, box in enumerate(boxes, start=1):
         left, top, right, bottom = box.xyxy
+        x, y = left + unit, top + 5 * unit
+        if min(right - left, bottom - top) < 8 * unit:  # a number inside would hide what is boxed
+            x, y = left, top - unit if top > 6 * unit else bottom + 5 * unit
         marks.append(
             f'<g class="box b{number}"><rect x="{left:g}" y="{top:g}" width="{right - left:g}" '
-            f'height="{bottom - top:g}"/><text x="{left + unit:g}" y="{top + 5 * unit:g}" '
+            f'height="{bottom - top:g}"/><text x="{x:g}" y="{y:g}" '
             f'font-size="{5 * unit:g}">{number}</text></g>'
         )
     return (

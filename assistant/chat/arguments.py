@@ -37,6 +37,20 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
+#: Words of an order that points back: what is meant was named before ("Where is the largest gland? Box it.").
+_POINTING = re.compile(
+    r"a|about|again|also|and|around|at|be|box|boxed|boxes|bounding|can|circle|could|draw|find|for|frame"
+    r"|have|highlight|i|in|indicate|is|it|its|just|like|locate|mark|me|my|now|of|on|one|outline|ones|out"
+    r"|place|please|point|put|rectangle|ring|see|show|so|spot|tell|that|the|them|then|there|these|they|this"
+    r"|those|thanks|to|too|us|want|where|which|with|would|you"
+)
+
+
+def points_back(clause: str) -> bool:
+    """Whether a clause names nothing itself."""
+    return all(_POINTING.fullmatch(word) for word in re.findall(r"[^\W\d_]+", clause.casefold()))
+
+
 def images_named(text: str) -> list[int]:
     """Numbers of the images that a text names, in their order; 0 stands for the last one."""
     found = []

@@ -99,7 +99,8 @@ def citations(
     """Paragraphs to put after an answer; cases are numbered from 1, notes go on from there or from ``first``."""
     blocks = []
     if cases:
-        listed = "; ".join(f"[{n}] {case.title or 'untitled'} ({case.score:.2f})" for n, case in enumerate(cases, 1))
+        titles = [" ".join(case.title.split()) or "untitled" for case in cases]
+        listed = "; ".join(f"[{n}] {t} ({c.score:.2f})" for n, (t, c) in enumerate(zip(titles, cases, strict=True), 1))
         blocks.append(f"Similar cases: {listed}." + (f"\n{support.text}" if support else ""))
     if notes:
         start = len(cases) + 1 if first is None else first

@@ -121,7 +121,8 @@ def from_schema(
         if made is not None:
             parameters.append(made)
     words = " ".join(description.split()).split(". ")[0].split(" ")
-    return FunctionTool(name, " ".join(words[:14]).rstrip("."), tuple(parameters))
+    # A word may have any length, and the model reads all of it.
+    return FunctionTool(name, " ".join(words[:14])[:200].rstrip("."), tuple(parameters))
 
 
 def _parameter(name: str, rule: Any, required: bool, image: bool) -> Parameter | None:

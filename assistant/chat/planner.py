@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.chat import grammar
-from assistant.chat.arguments import narrowed, settled
+from assistant.chat.arguments import narrowed, points_back, settled
 from assistant.chat.copying import continuations
 from assistant.chat.grammar import FunctionTool, Parameter
 from assistant.chat.prompt import parse_question
@@ -124,7 +124,7 @@ class Codec:
 
     def ids(self, text: str) -> list[int]:
         """Plain text; its markup was taken out before, and no special token is made of it."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def prefix(self, tools: Sequence[FunctionTool]) -> list[int]:
         """The system turn with the tools."""
@@ -235,7 +235,7 @@ class Planner:
         fixed, left = settled(tool, clause, asked, facts.images, facts.made)
         if not left:
             return PlannedCall(tool.name, fixed)
-        said = asked if any(p.kind == "image" for p in left) else clause
+        said = asked if any(p.kind == "image" for p in left) or points_back(clause) else clause
         with self._lock:
             start = read(self.engine, self.codec.question(said, facts), self.read_tools(tools))
             writer = _Writer(self, said, facts, self.engine.stepper(start, _ROOM), start.logits)

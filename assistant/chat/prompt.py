@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from assistant.errors import BadInput
+from assistant.plain import whole_characters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,9 @@ class Turn:
     role: Literal["user", "assistant", "system"]
     text: str
     images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", whole_characters(self.text))
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ def parse_question(text: str, options: Sequence[str] | None = None) -> Question:
     Raises:
         BadInput: Empty or overlong text, fewer than two, more than ten, empty or repeated options.
     """
-    text = text.strip()
+    text = whole_characters(text.strip())
     if not text:
         raise BadInput("the question is empty; type what you want to know about the image")
     if len(text) > MAX_QUESTION_CHARS:
         raise BadInput(f"the question has {len(text):,} characters; at most {MAX_QUESTION_CHARS:,} are allowed")
     if options is not None:
-        return _closed(text, [str(o) for o in options])
+        return _closed(text, [whole_characters(str(o)) for o in options])
     found = _find_options(text)
     if found is not None:
         return _closed(*found)

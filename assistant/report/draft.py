@@ -176,7 +176,7 @@ class _Draft:
             number = self.case_ids.index(case.id) + 1
             return next(e.id for e in self.report.evidence if e.text.startswith(f"Similar case {number}: "))
         self.case_ids.append(case.id)
-        number, title = len(self.case_ids), case.title or "untitled"
+        number, title = len(self.case_ids), " ".join(case.title.split()) or "untitled"
         inline = case.thumbnail if case.thumbnail and case.thumbnail.startswith("data:image/") else ""
         self.report.cases.append(Similar(number, title, round(case.score, 4), inline))
         return self.note("case", f"Similar case {number}: {title}", round(case.score, 4))

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import re
 import secrets
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assistant.answer import DISCLAIMER
 from assistant.errors import BadInput, TooLarge
+from assistant.plain import visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,16 +34,11 @@ STATUS_TEXT: dict[Status, str] = {
     "model only": "the model’s answer alone; no tool, region or case supports it",
     "none": "no evidence",
 }
-# Everything XML 1.0 forbids, and signs that reorder or hide text: a reader must see what is written.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 def clean(text: object, limit: int = MAX_TEXT) -> str:
     """Text without control, reordering and invisible characters, cut at ``limit`` characters."""
-    plain = _UNSEEN.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
+    plain = visible(str(text))
     return plain if len(plain) <= limit else plain[: limit - 2].rstrip() + " …"
 
 

@@ -132,7 +132,10 @@ class _Page:
         shares = {2: (1, 3.4), 3: (3, 1.2, 1), 4: (0.5, 0.9, 3.6, 0.6) if not rows[0][0] else (2.2, 1.6, 1.4, 0.8)}
         share = shares.get(len(rows[0]), (1,) * len(rows[0]))
         width = _WIDTH
-        cells = [[self.text(cell[:1500], "head" if not n else "small") for cell in row] for n, row in enumerate(rows)]
+        short = [
+            ["\n".join(cell[:1500].split("\n")[:30]) for cell in row] for row in rows
+        ]  # a cell has to fit on a page
+        cells = [[self.text(cell, "head" if not n else "small") for cell in row] for n, row in enumerate(short)]
         table = Table(
             cells, colWidths=[width * s / sum(share) for s in share], repeatRows=1, splitInRow=1, hAlign="LEFT"
         )
@@ -154,7 +157,8 @@ class _Page:
 
         rows = []
         for case in self.report.cases:
-            words = self.text(f"[{case.number}] {case.title[:1000]} ({case.score:.2f})", "small")
+            title = " ".join(case.title.split())[:1000]  # a cell has to fit on a page
+            words = self.text(f"[{case.number}] {title} ({case.score:.2f})", "small")
             thumbnail = case.thumbnail.startswith("data:image/")
             rows.append([self.image(jpeg(decode_data_uri(case.thumbnail)), 18, 18) if thumbnail else "", words])
         style = [("VALIGN", (0, 0), (-1, -1), "MIDDLE"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]

@@ -390,3 +390,12 @@ def test_other_machines_need_a_login() -> None:
 def test_half_a_login_is_refused(login: Any) -> None:
     with pytest.raises(BadInput, match="user and a password"):
         read_auth(login, "127.0.0.1", {})
+
+
+def test_the_number_of_a_small_box_stands_beside_it() -> None:
+    boxes = (Box("nucleus", (50.0, 50.0, 54.0, 54.0), 0.9), Box("gland", (10.0, 10.0, 90.0, 90.0), 0.8))
+    boxes += (Box("nucleus", (50.0, 2.0, 54.0, 6.0), 0.7),)
+    said = Answer("text", 0.9, False, "text", boxes=boxes)
+    page = evidence_html(record("q", said, 0.5, [Image.new("RGB", (100, 100), "pink")]))
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', page)
+    assert places == [("50", "49"), ("11", "15"), ("50", "11")]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from assistant.errors import BadInput
 from assistant.model.encoders.base import EncoderInfo
 from assistant.model.encoders.pixels import Pixels
+from assistant.plain import whole_characters
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class TorchEncoder:
         """
         import torch
 
-        side = self._text_side(texts)
+        side, texts = self._text_side(texts), [whole_characters(text) for text in texts]
         parts = []
         with torch.inference_mode():
             for start in range(0, len(texts), GROUP):
@@ -114,7 +115,7 @@ class TorchEncoder:
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
         """Indices of the texts that are cut."""
-        side = self._text_side(texts)
+        side, texts = self._text_side(texts), [whole_characters(text) for text in texts]
         # A token is at least a byte: counting is only needed for texts that could be too long.
         could = [i for i, text in enumerate(texts) if len(text.encode()) + 2 > side.context]
         return [i for i in could if side.count(texts[i]) > side.context]

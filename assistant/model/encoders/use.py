@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant.errors import BadInput, NotAvailable, PathAssistError
+from assistant.files import whole
 from assistant.images.intake import ImageSource, load_image
 from assistant.model.encoders.base import Encoder
 from assistant.model.encoders.views import merged, views
@@ -187,16 +188,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         NotAvailable: The folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        with whole(path) as partial:
+            yield partial
     except OSError as error:
         raise NotAvailable(f"cannot write {str(path)!r}: {error.strerror}; choose another --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _ahead(
