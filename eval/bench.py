@@ -26,7 +26,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from assistant.files import write_text
 from eval.bench_workers import HF_BFLOAT16, HF_FLOAT32, LLAMA_CPP, OURS, QUESTION, sample_images
+from eval.provenance import write_json
 
 GOALS = {"ready": 10.0, "first_token": 2.0, "peak": 3.0, "ratio": 0.6}
 PAUSE = 0.5  # seconds between contestants: threads of the last one spin for a while before they sleep
@@ -273,11 +275,8 @@ def main() -> None:
     options = parser.parse_args()
     result = run(options.rounds, options.tokens)
     table = markdown(result)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in ((options.out, json.dumps(result, indent=1) + "\n"), (options.out.with_suffix(".md"), table)):
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+    write_json(options.out, result)
+    write_text(options.out.with_suffix(".md"), table)
     print(table)
 
 

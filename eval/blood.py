@@ -8,7 +8,6 @@ Intervals are 95 %, by bootstrap over images. Writes ``blood.md`` and ``blood.js
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.errors import BadInput
+from assistant.files import write_text
 from assistant.regions.model import load_regions
 from assistant.tools.base import Measured
 from assistant.tools.blood import cell_crop, leucocyte_head, require_smear
 from assistant.tools.features import pooled_features
 from eval import regions
+from eval.provenance import write_json
 from training.data.records import data_root, read_jsonl
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.blood"
@@ -109,11 +110,8 @@ def write(rows: list[Measured], out: Path) -> None:
         "BCCD leaves some red cells without a box, so precision there is a lower bound. The types of `wbc_seg` are "
         "weak labels;\nonly 2 of its `val` cells are eosinophils, basophils are left out; n counts images.\n"
     )
-    table_json = json.dumps(state | {"rows": [asdict(r) for r in rows]}, indent=1) + "\n"
-    for name, content in (("blood.json", table_json), ("blood.md", text)):
-        partial = out / f"{name}.tmp"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(out / name)
+    write_json(out / "blood.json", state | {"rows": [asdict(r) for r in rows]})
+    write_text(out / "blood.md", text)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from assistant.files import whole, write_text
 from assistant.images.intake import load_image
 from assistant.model.encoders.base import Encoder
 from assistant.model.encoders.views import embed_views
@@ -99,11 +100,9 @@ def cached(path: Path, make: Callable[[], Bank]) -> Bank:
         kept = np.load(path)
         return Bank(kept["pooled"], kept.get("embedded"))
     bank = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
     extra = {} if bank.embedded is None else {"embedded": bank.embedded}
-    np.savez(temporary, pooled=bank.pooled, **extra)
-    temporary.replace(path)
+    with whole(path) as partial:
+        np.savez(partial, pooled=bank.pooled, **extra)
     return bank
 
 
@@ -220,9 +219,7 @@ def run(
     print(report.read_text(encoding="utf-8"))
     if fit:
         fitted = class_calibration(viewed, records, texts)
-        path = Path(encoder) / "calibration.json"
-        path.with_suffix(".tmp").write_text(json.dumps(fitted.as_dict()) + "\n", encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)
+        write_text(Path(encoder) / "calibration.json", json.dumps(fitted.as_dict()) + "\n")
         write_sums(Path(encoder))
     return report
 

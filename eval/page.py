@@ -12,6 +12,7 @@ import pandas as pd
 
 from assistant import DISCLAIMER
 from assistant.errors import BadInput
+from assistant.files import write_text
 from eval.anchors import NOT_THE_SAME, anchors_for
 from eval.conditions import CONTROLS
 from eval.figures import confusion_table, curves, reliability, thumbnail
@@ -54,10 +55,7 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
         )
     )
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
     return path
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import BadInput, NotAvailable
+from assistant.files import write_text
 from eval.provenance import git_revision, versions, write_json
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.page_time --slides {slides} --slide {slide} --visits {visits} --out {out}"
@@ -254,11 +255,8 @@ def main() -> None:
     result = measure(given.slides, given.slide, given.visits)
     shown = given.slides if given.slides is None or not given.slides.is_absolute() else "FOLDER"
     result = {"command": COMMAND.format(slides=shown, slide=given.slide, visits=given.visits, out=given.out)} | result
-    given.out.mkdir(parents=True, exist_ok=True)
     write_json(given.out / "page-time.json", result)
-    temporary = given.out / "page-time.md.tmp"
-    temporary.write_text(markdown(result), encoding="utf-8")
-    os.replace(temporary, given.out / "page-time.md")
+    write_text(given.out / "page-time.md", markdown(result))
     print(markdown(result))
 
 

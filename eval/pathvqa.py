@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from assistant.files import whole
 from eval.metrics.text import llava_med_closed, llava_med_scores, pa_llava_exact, token_f1, yes_no
 from eval.task import Item, Response, Root, measures
 from training.data.records import DataError, data_root
@@ -130,10 +131,8 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
             name = str(image.get("path") or f"{number}.jpg")
             target = folder / Path(name).name
             if image.get("bytes") and not target.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_suffix(".tmp")
-                temporary.write_bytes(image["bytes"])
-                temporary.replace(target)
+                with whole(target) as partial:
+                    partial.write_bytes(image["bytes"])
             image = f"{path.stem}/{target.name}"
         yield str(number), str(image), str(row["question"]), str(row["answer"]), ""
 

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from assistant.files import write_text
 from eval.task import Item, Task
 
 _PACKAGES = ("torch", "transformers", "numpy", "pandas", "pillow", "open_clip_torch")
@@ -76,6 +77,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """The file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from assistant.chat.prompt import Question, Turn
 from assistant.chat.region import region_prompt
+from assistant.files import write_text
 from assistant.images.intake import load_image
 from eval.stats import cluster_interval
 from training.data.records import Record, load_records
@@ -113,9 +113,7 @@ def write(rows: list[dict[str, Any]], info: dict[str, Any], out: Path) -> Path:
     lines += ["", f"Chance is 0.25 for either. Intervals: 95 %, bootstrap by case. Model {info['model']}, revision "
               f"{info['revision']}, seed {info['seed']}. Reprint: `{info['command']}`.", ""]  # fmt: skip
     for name, text in (("region.md", "\n".join(lines)), ("region.json", json.dumps(info | {"rows": rows}, indent=1))):
-        part = out / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out / name)
+        write_text(out / name, text)
     return out / "region.md"
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from assistant.regions.instances import GLANDS, NUCLEI, Settings
-from assistant.regions.model import WEIGHTS, Regions, read_regions
+from assistant.regions.model import Regions, load_regions, read_regions
 from assistant.regions.network import BLOOD_CELLS, NUCLEUS_KINDS
 from assistant.tools.base import Measured
 from assistant.tools.blood import THRESHOLD
@@ -233,15 +233,15 @@ def tune(network: Regions) -> None:
 def main() -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS / "regions.safetensors")
+    parser.add_argument("--weights", type=Path, help="one network's file; default: those that are shipped")
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
-    network = read_regions(options.weights)
+    network = read_regions(options.weights) if options.weights else load_regions()
     if options.tune:
         tune(network)
         return
     for part in (nuclei, glands, tissue, blood):
-        if part.__name__ in network.trunk.heads:
+        if part.__name__ in network.trunks:
             for row in part(network):
                 print(row, flush=True)
 

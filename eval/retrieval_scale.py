@@ -29,7 +29,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from assistant.files import write_text
 from eval.bench import machine
+from eval.provenance import write_json
 from eval.stats import cluster_interval
 from retrieval import faiss_index
 from retrieval.records import Case
@@ -283,14 +285,8 @@ def main() -> None:
     sizes = " ".join(str(size) for size in options.sizes)
     command = f"python -m eval.retrieval_scale --sizes {sizes} --queries {options.queries} --threads {options.threads}"
     command += f" --vectors {options.vectors.name}" if options.vectors else ""
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("retrieval-scale.json", json.dumps(result, indent=1) + "\n"),
-        ("retrieval-scale.md", markdown(result, command)),
-    ):
-        temporary = options.out / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(options.out / name)
+    write_json(options.out / "retrieval-scale.json", result)
+    write_text(options.out / "retrieval-scale.md", markdown(result, command))
     print(options.out / "retrieval-scale.md")
 
 

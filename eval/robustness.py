@@ -25,6 +25,7 @@ from PIL.Image import Image
 
 from assistant.answer import DISCLAIMER
 from assistant.errors import NotAvailable, PathAssistError
+from assistant.files import write_text
 from eval.corruptions import CORRUPTIONS, STRENGTHS
 from eval.local_vqa import LocalVQA
 from eval.models import Model, load_model
@@ -195,12 +196,9 @@ def markdown(found: dict[str, Any]) -> str:
 def write_results(run: Run, per_part: int, folder: Path) -> Path:
     """``robustness.md`` and ``robustness.json``; returns the page."""
     found = numbers(run, per_part)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "robustness.json", found)
     page = folder / "robustness.md"
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(markdown(found), encoding="utf-8")
-    os.replace(temporary, page)
+    write_text(page, markdown(found))
     return page
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from assistant.errors import NotAvailable, PathAssistError
+from assistant.files import whole
 from eval.conditions import CONTROLS, Condition, conditions, expanded
 from eval.models import Model, NoReply
 from eval.provenance import data_hash, digest, git_revision, prompt_hash, read_json, versions, write_json
@@ -232,9 +233,8 @@ def _stored(folder: Path) -> list[dict[str, Any]]:
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    frame.to_parquet(temporary)
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        frame.to_parquet(partial)
 
 
 def _plain(name: str) -> str:

@@ -31,8 +31,9 @@ from typing import Any
 
 import httpx
 
+from assistant.files import write_text
 from eval import serving_kill, serving_pieces
-from eval.provenance import git_revision, versions
+from eval.provenance import git_revision, versions, write_json
 from eval.serving_hostile import CHAT
 from eval.serving_load import converse, table
 
@@ -256,10 +257,8 @@ def main() -> None:
 def _write(out: Path, result: dict[str, Any]) -> None:
     from eval.serving_report import markdown
 
-    for name, text in (("serving.json", json.dumps(result, indent=1) + "\n"), ("serving.md", markdown(result))):
-        partial = out / f".{name}.part"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+    write_json(out / "serving.json", result)
+    write_text(out / "serving.md", markdown(result))
 
 
 if __name__ == "__main__":

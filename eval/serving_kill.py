@@ -1,4 +1,4 @@
-"""kill -9 while index builds and reports of every format are written: what is there afterwards must be whole."""
+"""kill -9 while index builds, reports of every format and outlines are written: what is left must be whole."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from assistant.errors import BadInput
+from assistant.geojson import read_geojson
+
 IMAGES = 300
-#: Writes reports over and over; says "go" once all four are there.
+OUTLINES = 2000
+#: Writes reports and outlines over and over; says "go" once all five are there.
 _WRITER = """
 import sys
+from pathlib import Path
 from PIL import Image
 from assistant.answer import Answer
+from assistant.cli_tools import write_files
+from assistant.geojson import box, write_geojson
 from assistant.report import draft
+from assistant.tools.base import ToolResult
+from assistant.tools.run import ToolCall
+boxes = write_geojson(box((x, x, x + 9, x + 9), label="nucleus") for x in range(int(sys.argv[2])))
+call = ToolCall("segment_nuclei", {"image": 1}, ToolResult("outlines", geojson=boxes), 0.0, "ok")
 picture = Image.effect_noise((900, 700), 60).convert("RGB")
 report = draft(Answer("colon", 0.9, False, "colon", model="none"), picture, questions="Which organ is this?")
 first = True
 while True:
     for ending in ("html", "pdf", "docx", "json"):
         report.save(f"{sys.argv[1]}/report.{ending}")
+    write_files(call, None, Path(sys.argv[1]) / "report.geojson")
     if first:
         print("go", flush=True)
         first = False
@@ -47,18 +59,26 @@ def whole(path: Path) -> bool:
         except ValueError:
             return False
         return True
+    if path.suffix == ".geojson":
+        try:
+            return len(read_geojson(data)) == OUTLINES
+        except BadInput:
+            return False
     return data.rstrip().endswith(b"</html>")
 
 
 def reports(folder: Path, rounds: int, seed: int = 0) -> dict[str, Any]:
-    """Kill a process that writes reports, at ``rounds`` random moments; every file of a report's name is read then."""
+    """Kill a process that writes reports and outlines at ``rounds`` random moments; every file is read then."""
     chance = random.Random(seed)  # noqa: S311
     out = folder / "reports"
     out.mkdir()
     broken, seen, parts = 0, 0, 0
     for _ in range(rounds):
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", _WRITER, str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-c", _WRITER, str(out), str(OUTLINES)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert process.stdout is not None  # noqa: S101
         if process.stdout.readline().strip() != "go":

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from assistant.files import write_text
 from eval.serving_hostile import TIMEOUT_S, Judged, attacks, file_request, files, generated, send
 
 KINDS = ("generated_requests", "attacks", "files")
@@ -110,9 +111,7 @@ def go_on(
                     "revision": revision, "table": judged.table(), "violations": found[events:], "memory": trace,
                 }  # fmt: skip
                 events = len(found)
-                partial = run / f".{kind}-{number}.part"
-                partial.write_text(json.dumps(piece), encoding="utf-8")
-                partial.replace(run / f"{kind}-{number:04d}.json")
+                write_text(run / f"{kind}-{number:04d}.json", json.dumps(piece))
             if process.poll() is None:
                 (run / "ready.txt").write_text(json.dumps(client.get("/ready").json()))
     return summary(run, seed)

@@ -35,10 +35,14 @@ def markdown(result: dict[str, Any]) -> str:
             f"| conversations, seconds | {part['conversations']}, {part['seconds']} |",
             f"| answers | {part['answers']} ({part['answers_per_s']} a second) |",
             f"| answers to closed questions (three in four) without their own marker | **{part['mixed_up']}** |",
+            f"| open answers asked again on the idle server: the same word for word | "
+            f"{part['same_alone']} of {part['asked_again']} |",
+            f"| control: the same as the answer to another request | {part['same_as_others']:.1%} of pairs |",
             f"| errors; refused with 429 | {part['errors']}; {part['refused_429']} |",
             f"| first token, p50 / p99 | {part['first_token_p50_s']} / {part['first_token_p99_s']} s |",
             f"| tokens a second within an open answer | {part['open_tokens_per_s']} |",
             f"| memory after the first third | {low} to {high} MiB, first to last {growth:+.1%} |",
+            f"| medians of fifths of that time | {', '.join(map(str, part['memory_fifths_mib']))} MiB |",
             f"| forbidden files, sockets, programs | {len(part['violations'])} |",
         ]  # fmt: skip
     if part := result.get("prefill"):
@@ -90,8 +94,8 @@ def markdown(result: dict[str, Any]) -> str:
         if "reports_killed" in part:
             lines += [
                 "",
-                f"{part['reports_killed']} times while reports were written as HTML, PDF, DOCX and JSON: of "
-                f"{part['reports_read']} files {part['reports_broken']} could not be read to the end; "
+                f"{part['reports_killed']} times while reports (HTML, PDF, DOCX, JSON) and outlines (GeoJSON) were "
+                f"written: of {part['reports_read']} files {part['reports_broken']} could not be read to the end; "
                 f"{part['hidden_parts_left']} hidden part files were left over.",
             ]
     return "\n".join(lines) + "\n"

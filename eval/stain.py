@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from assistant.files import write_text
 from assistant.images.intake import load_image
 from assistant.images.stain import Method, StainNormaliser
+from eval.provenance import write_json
 from eval.stats import cluster_interval
 from training.data.records import Record, data_root, load_records
 
@@ -186,11 +186,8 @@ def main() -> None:
     root = data_root(options.data)
     fields = choose_fields(load_records(("atlas",), "val", root=root), options.fields)
     report = measure(fields, load_image(root / REFERENCE))
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("stain.json", json.dumps(report, indent=1) + "\n"), ("stain.md", markdown(report))):
-        partial = options.out / f".{name}.part"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, options.out / name)
+    write_json(options.out / "stain.json", report)
+    write_text(options.out / "stain.md", markdown(report))
     print(markdown(report))
 
 

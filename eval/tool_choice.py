@@ -4,10 +4,10 @@ Planning is measured on requests in words never trained on (``training.data.tool
 keyword baseline and the language model without its adapter; answering with tools against answering without, on
 ``val`` questions of the sets that only a tool knows and on counts.
 
-Settings were chosen by the wordings of ``val`` and the requests of ``FRESH``, whose errors were read; the requests of
-``FRESH2`` were written before the last change and nothing was tuned on them, so they are reported apart. ``--before``
-names the folder of an earlier classifier to be measured on them too. Parts can be measured one at a time (``--parts``);
-the others are kept.
+Settings were chosen by the wordings of ``val`` and the requests of ``FRESH`` and ``FRESH2``, whose errors were read;
+those of ``FRESH3`` were written by somebody else before the last change, and nothing was tuned on them: they are
+reported apart. ``--before`` names the folder of an earlier classifier to be measured on them too. Parts can be measured
+one at a time (``--parts``); the others are kept.
 
     OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results
 """
@@ -33,6 +33,7 @@ from assistant.chat.grammar import FunctionTool, Parameter
 from assistant.chat.intent import FILE, load_intent
 from assistant.chat.planner import NAME, Facts, PlannedCall, Planner, Step, load_planner
 from assistant.chat.tool_loop import MAX_STEPS
+from assistant.files import write_text
 from assistant.images.intake import load_image
 from assistant.model.cache import sha256
 from assistant.model.vlm import WEIGHTS
@@ -44,7 +45,7 @@ from training.data.tool_calls import Request, Requests, fresh_requests, planned_
 from training.data.tool_phrases_wide import SHARED
 
 #: The sets as the page names them, and the earlier classifier on the last.
-VAL, DEVELOPMENT, FRESH = "val", "development", "fresh2"
+VAL, DEVELOPMENT, FRESH = "val", "development", "fresh3"
 EARLIER = f"earlier classifier, {FRESH}"
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results"
 TOOL_SETS = {"crc_polyp5": "colorectal", "herlev_pap": "cervical", "wbc_seg": "white blood cells"}
@@ -257,9 +258,9 @@ def markdown(result: dict[str, Any]) -> str:
         "# Calling tools: the right one, and better answers for it", "", f"Printed by `{result['command']}`.",
         f"{total} requests in words never trained on ({listed}).",
         "*val*: generated from wordings by which the classifier's settings are chosen. *development*: whole requests,",
-        "once a fresh set; their errors were read before the training words were widened, and settings are chosen by",
-        "them too. *fresh2*: whole requests written before that widening by the author of the training words; nothing",
-        f"was tuned on them, and training leaves out what shares {SHARED:.0%} of its words with one of them.",
+        "once two fresh sets; their errors were read before the training words were widened, settings are chosen by",
+        "them too. *fresh3*: whole requests written before that widening by one who had not seen the training words;",
+        f"nothing was tuned on them, and training leaves out what shares {SHARED:.0%} of its words with one of them.",
         f"*earlier classifier*: shipped before the widening ({result['before']}…, measured by `--before FOLDER`).",
         "Intervals are 95 %, by bootstrap over wordings (planning) or slides and images (answering). Goals: right tool",
         "≥ 0.97, over-call ≤ 0.03, valid arguments 1.00. *right tool*: exactly the calls wanted, none included.",
@@ -295,7 +296,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {w['kind']}: “{w['question']}” → {w['got'] or 'none'}, wanted {w['wanted'] or 'none'}"
         for w in result["wrong"]
     ]
-    fresh = f"{result['wrong_fresh']} of fresh2 were planned wrongly; they are not listed, to stay fresh."
+    fresh = f"{result['wrong_fresh']} of fresh3 were planned wrongly; they are not listed, to stay fresh."
     lines += ["", fresh]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -314,7 +315,7 @@ def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str,
     adapter, before, whole, control = args.adapter, args.before, args.whole, args.control
     drawn = Requests("val", args.seed)
     sets = {VAL: [drawn.draw(i) for i in range(args.requests)], DEVELOPMENT: fresh_requests()}
-    sets[FRESH] = fresh_requests(second=True)
+    sets[FRESH] = fresh_requests(held=True)
     planner: Planner = load_planner(adapter)
     rows = {name: planning(planner, part, None if name == FRESH else whole) for name, part in sets.items()}
     tables = []
@@ -379,7 +380,7 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=12, help="requests for the model without its adapter")
     parser.add_argument("--per-set", type=int, default=40, help="questions a set for answering")
     parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
-    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh2")
+    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh3")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     path = args.out / "tool-choice.json"
@@ -401,11 +402,8 @@ def main() -> None:
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "tool-choice.json", result)
-    page = out / "tool-choice.tmp"
-    page.write_text(markdown(result), encoding="utf-8")
-    page.replace(out / "tool-choice.md")
+    write_text(out / "tool-choice.md", markdown(result))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from assistant.files import write_text
 from assistant.images.intake import load_image
 from assistant.images.stain import separate_stains
-from assistant.regions.model import WEIGHTS, read_regions
+from assistant.regions.model import load_regions
 from assistant.tools import fields
 from assistant.tools.base import MEASURED, Measured
 from assistant.tools.heads import Head, load_head
@@ -30,6 +30,7 @@ from assistant.tools.nuclei import watershed_nuclei
 from eval import regions
 from eval.anchors import NOT_THE_SAME
 from eval.metrics.segmentation import aggregated_jaccard, dice, panoptic_quality
+from eval.provenance import write_json
 from eval.stats import cluster_interval
 from eval.tools_cost import cost
 from eval.tools_published import GOALS, PUBLISHED
@@ -55,9 +56,9 @@ def otsu_components(stain: NDArray[np.float32]) -> NDArray[np.int32]:
     return found
 
 
-def trunk(weights: Path, limit: int) -> dict[str, list[Measured]]:
-    """The region network's tools; nuclei beside the classical method."""
-    network = read_regions(weights)
+def trunk(limit: int) -> dict[str, list[Measured]]:
+    """The region networks' tools; nuclei beside the classical method."""
+    network = load_regions()
     found = {"segment_nuclei": [*regions.nuclei(network), *nuclei(limit)]}
     found["segment_glands"] = regions.glands(network)
     found["segment_tissue"] = regions.tissue(network)
@@ -166,29 +167,27 @@ def stains(per_slide: int = 6) -> list[Measured]:
     return found
 
 
-def run(
-    out: Path, *, publish: bool, limit: int, parts: Sequence[str], weights: Path, timed: Sequence[str] = _TIMED
-) -> Path:
+def run(out: Path, *, publish: bool, limit: int, parts: Sequence[str], timed: Sequence[str] = _TIMED) -> Path:
     """Measure ``parts`` and write ``tools.json`` and ``tools.md``; parts not asked for are kept from last time."""
     path = out / "tools.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"tools": {}, "cost": []}
     makers: dict[str, Callable[[], dict[str, list[Measured]]]] = {
         "heads": heads,
         "stains": lambda: {"check_quality": stains()},
-        "regions": lambda: trunk(weights, limit),
+        "regions": lambda: trunk(limit),
     }
     for part in parts:
         began = time.process_time()
         if part == "cost":
             kept = [row for row in results["cost"] if row["tool"] not in timed]
-            results["cost"] = kept + [{"tool": n, "side": s, **cost(n, s, weights)} for n in timed for s in SIDES]
+            results["cost"] = kept + [{"tool": n, "side": s, **cost(n, s)} for n in timed for s in SIDES]
         else:
             results["tools"] |= {k: [vars(one) for one in v] for k, v in makers[part]().items()}
         print(f"{part}: {time.process_time() - began:.0f} s of CPU", flush=True)
-        _write(path, json.dumps(results, indent=1) + "\n")
-    _write(out / "tools.md", markdown(results))
+        write_json(path, results)
+    write_text(out / "tools.md", markdown(results))
     if publish:
-        _write(MEASURED, json.dumps(results["tools"], indent=1) + "\n")
+        write_json(MEASURED, results["tools"])
     return out / "tools.md"
 
 
@@ -243,13 +242,6 @@ def goals(tools: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [*lines, ""]
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def main() -> None:
     """Command line, see the module's first lines."""
     everything = ("heads", "stains", "regions", "cost")
@@ -258,12 +250,9 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write the numbers that cards show")
     parser.add_argument("--limit", type=int, default=10_000, help="images a nuclei set, for the classical method")
     parser.add_argument("--parts", nargs="*", choices=everything, default=everything)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS / "regions.safetensors", help="of the region network")
     parser.add_argument("--timed", nargs="*", choices=_TIMED, default=_TIMED, help="tools whose cost is measured")
     args = parser.parse_args()
-    out = run(
-        args.out, publish=args.publish, limit=args.limit, parts=args.parts, weights=args.weights, timed=args.timed
-    )
+    out = run(args.out, publish=args.publish, limit=args.limit, parts=args.parts, timed=args.timed)
     print(out)
 
 

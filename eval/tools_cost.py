@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from typing import Any
 
 from PIL import Image
 
+from assistant.files import write_text
+from eval.provenance import write_json
 from training.data.records import data_root, read_jsonl
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tools_cost --out eval/results"
@@ -50,18 +51,18 @@ def field_of(name: str, folder: Path) -> Path:
     return data_root() / wanted / str(row["image"])
 
 
-def cost(name: str, side: int, weights: Path | None = None, store: str = "") -> dict[str, Any]:
+def cost(name: str, side: int, store: str = "") -> dict[str, Any]:
     """CPU seconds of the second call and memory in MiB of one tool on a square field, in a fresh process.
 
     Args:
-        weights: Of another region network than the shipped one. store: A case library.
+        store: A case library.
 
     Returns:
         ``seconds``, ``mib`` (peak of the process), ``before`` (its peak after a small call), ``said`` (how it ended).
     """
     with tempfile.TemporaryDirectory() as folder:
         image = field_of(name, Path(folder))
-        command = [sys.executable, "-m", "eval.tools_cost", "--one", name, str(side), str(image), str(weights or "")]
+        command = [sys.executable, "-m", "eval.tools_cost", "--one", name, str(side), str(image)]
         done = subprocess.run([*command, store], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"{name} at {side}: {(done.stderr.strip().splitlines() or ['ended without a word'])[-1]}")
@@ -69,17 +70,13 @@ def cost(name: str, side: int, weights: Path | None = None, store: str = "") -> 
     return measured
 
 
-def one(name: str, side: int, image: Path, weights: str, store: str) -> None:
+def one(name: str, side: int, image: Path, store: str) -> None:
     """One measurement, as JSON on standard output."""
     from assistant.errors import PathAssistError
     from assistant.images.intake import load_image
-    from assistant.regions.model import read_regions
-    from assistant.tools import Context, find_tools, trunk
+    from assistant.tools import Context, find_tools
     from assistant.tools.schema import context_parameter
 
-    if weights:
-        network = read_regions(Path(weights))
-        vars(trunk)["load_regions"] = lambda: network
     part = load_image(image)
     tool = find_tools()[name]
     keywords: dict[str, Any] = {"context": Context(store=store)} if context_parameter(tool) else {}
@@ -160,12 +157,8 @@ def measure(out: Path, names: Sequence[str], sides: Sequence[int]) -> Path:
                 order = list(FIELDS)
                 rows = sorted(done.values(), key=lambda r: (order.index(r["tool"]), r["side"]))
                 result = {"command": COMMAND, "machine": _machine(), "cost": rows}
-                for file, text in (
-                    (path, json.dumps(result, indent=1) + "\n"), (out / "tools-cost.md", markdown(result)),
-                ):  # fmt: skip
-                    draft = file.with_suffix(".tmp")
-                    draft.write_text(text, encoding="utf-8")
-                    os.replace(draft, file)
+                write_json(path, result)
+                write_text(out / "tools-cost.md", markdown(result))
     return out / "tools-cost.md"
 
 
@@ -190,6 +183,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5], sys.argv[6])
+        one(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])
     else:
         main()

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from assistant.files import write_text
 from eval.encoder import Bank, cached
 from eval.encoder_metrics import TASKS
 from eval.run import arguments
@@ -169,9 +170,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     found = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(found) + "\n", encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)
+    write_text(path, json.dumps(found) + "\n")
     return found
 
 

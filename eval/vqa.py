@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from assistant.chat.calibration import Calibration
 from assistant.chat.prompt import Question, Turn
+from assistant.files import whole
 from assistant.model.vlm import write_calibration
 from eval.fit import fit_options, weights_of
 from eval.report import vqa_markdown
@@ -111,10 +112,8 @@ def add_baselines(
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    frame.to_parquet(temporary)
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        frame.to_parquet(partial)
 
 
 def decide(frame: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from assistant.chat.arguments import images_named, narrowed, settled
+from assistant.chat.arguments import images_named, narrowed, points_back, settled
 from assistant.chat.grammar import FunctionTool, from_tool
 from assistant.tools.registry import find_tools
 from assistant.tools.schema import check_arguments
@@ -79,3 +79,12 @@ def test_what_is_left_is_written_and_the_rest_has_one_value() -> None:
 def test_the_reference_is_left_open_with_two_images_only() -> None:
     assert [p.name for p in settled(tool("normalise_stain"), "x", "x", 2, 0)[1]] == ["image", "reference"]
     assert settled(tool("normalise_stain"), "x", "x", 1, 0) == ({"image": 1, "reference": 1}, ())
+
+
+@pytest.mark.parametrize(
+    ("clause", "back"),
+    [("Box it.", True), ("Please show me where", True), ("frame them for me, too", True), ("mark the gland", False),
+     ("where is the largest one of the nuclei?", False)],
+)  # fmt: skip
+def test_an_order_that_names_nothing_points_back(clause: str, back: bool) -> None:
+    assert points_back(clause) is back
