@@ -42,7 +42,7 @@ while True:
 """
 
 
-def whole(path: Path) -> bool:
+def readable(path: Path) -> bool:
     """Whether an exported report can be read to its end."""
     data = path.read_bytes()
     if path.suffix == ".pdf":
@@ -89,7 +89,7 @@ def reports(folder: Path, rounds: int, seed: int = 0) -> dict[str, Any]:
         process.stdout.close()
         found = sorted(out.glob("report.*"))
         seen += len(found)
-        broken += sum(not whole(path) for path in found)
+        broken += sum(not readable(path) for path in found)
         parts += sum(1 for path in out.iterdir() if path.name.startswith("."))
     return {"reports_killed": rounds, "reports_read": seen, "reports_broken": broken, "hidden_parts_left": parts}
 

@@ -141,7 +141,7 @@ def test_reports_killed_while_written_are_whole(tmp_path: Path) -> None:
         "geojson": b'{"type": "FeatureCollection", "features": []}',
     }.items():
         (tmp_path / f"report.{ending}").write_bytes(data)
-        assert not serving_kill.whole(tmp_path / f"report.{ending}")
+        assert not serving_kill.readable(tmp_path / f"report.{ending}")
 
 
 def test_memory_that_grows_is_said() -> None:

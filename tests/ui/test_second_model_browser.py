@@ -35,6 +35,13 @@ def page_url() -> Iterator[str]:
             yield url
 
 
+def switch(page: Any, name: str) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("radio", name=name).check()
+    page.locator("#pa-model-said").get_by_text(f"{name} answers from the next question on").wait_for()
+    page.get_by_role("button", name="Close", exact=True).click()
+
+
 def test_a_conversation_goes_on_with_a_second_real_model(page: Any, tmp_path: Path) -> None:
     path = tmp_path / "field.png"
     Image.effect_noise((160, 120), 60).convert("RGB").save(path)
@@ -42,18 +49,12 @@ def test_a_conversation_goes_on_with_a_second_real_model(page: Any, tmp_path: Pa
     upload(page, str(path))
     ask(page, "Which organ is it? A) liver B) colon")
     evidence.get_by_text("near · ").first.wait_for()
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_role("radio", name="remote").check()
-    page.locator("#pa-model-said").get_by_text("remote answers from the next question on").wait_for()
-    page.get_by_role("button", name="Close", exact=True).click()
+    switch(page, "remote")
     ask(page, "And is it malignant? A) yes B) no")
     evidence.get_by_text("remote:far · ").first.wait_for()
     page.locator("#pa-chat .bot").nth(1).wait_for()
     shot(page, "second-model")
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_role("radio", name="near").check()
-    page.locator("#pa-model-said").get_by_text("near answers from the next question on").wait_for()
-    page.get_by_role("button", name="Close", exact=True).click()
+    switch(page, "near")
     ask(page, "Which stain? A) H&E B) PAS")
     evidence.get_by_text("near · ").first.wait_for()
     assert page.locator("#pa-chat .user.message").count() == 3
