@@ -4,8 +4,8 @@ Planning is measured on requests in words never trained on (``training.data.tool
 keyword baseline and the language model without its adapter; answering with tools against answering without, on
 ``val`` questions of the sets that only a tool knows and on counts.
 
-Settings were chosen by the wordings of ``val`` and the requests of ``FRESH`` and ``FRESH2``, whose errors were read;
-those of ``FRESH3`` were written by somebody else before the last change, and nothing was tuned on them: they are
+Settings were chosen by the wordings of ``val`` and the requests of ``FRESH`` to ``FRESH3``, whose errors were read;
+those of ``FRESH4`` were written by somebody else before the last change, and nothing was tuned on them: they are
 reported apart. ``--before`` names the folder of an earlier classifier to be measured on them too. Parts can be measured
 one at a time (``--parts``); the others are kept.
 
@@ -45,7 +45,7 @@ from training.data.tool_calls import Request, Requests, fresh_requests, planned_
 from training.data.tool_phrases_wide import SHARED
 
 #: The sets as the page names them, and the earlier classifier on the last.
-VAL, DEVELOPMENT, FRESH = "val", "development", "fresh3"
+VAL, DEVELOPMENT, FRESH = "val", "development", "fresh4"
 EARLIER = f"earlier classifier, {FRESH}"
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results"
 TOOL_SETS = {"crc_polyp5": "colorectal", "herlev_pap": "cervical", "wbc_seg": "white blood cells"}
@@ -258,10 +258,10 @@ def markdown(result: dict[str, Any]) -> str:
         "# Calling tools: the right one, and better answers for it", "", f"Printed by `{result['command']}`.",
         f"{total} requests in words never trained on ({listed}).",
         "*val*: generated from wordings by which the classifier's settings are chosen. *development*: whole requests,",
-        "once two fresh sets; their errors were read before the training words were widened, settings are chosen by",
-        "them too. *fresh3*: whole requests written before that widening by one who had not seen the training words;",
+        "once three fresh sets; the errors of two were read before the training words were widened, settings are",
+        "chosen by them too. *fresh4*: whole requests by one who had not seen the training words, written afterwards;",
         f"nothing was tuned on them, and training leaves out what shares {SHARED:.0%} of its words with one of them.",
-        f"*earlier classifier*: shipped before the widening ({result['before']}…, measured by `--before FOLDER`).",
+        f"*earlier classifier*: shipped before that widening ({result['before']}…, measured by `--before FOLDER`).",
         "Intervals are 95 %, by bootstrap over wordings (planning) or slides and images (answering). Goals: right tool",
         "≥ 0.97, over-call ≤ 0.03, valid arguments 1.00. *right tool*: exactly the calls wanted, none included.",
         "*over-call*: of the requests that need no tool, those with a call. *keywords*: the first pattern of a fixed",
@@ -296,7 +296,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {w['kind']}: “{w['question']}” → {w['got'] or 'none'}, wanted {w['wanted'] or 'none'}"
         for w in result["wrong"]
     ]
-    fresh = f"{result['wrong_fresh']} of fresh3 were planned wrongly; they are not listed, to stay fresh."
+    fresh = f"{result['wrong_fresh']} of fresh4 were planned wrongly; they are not listed, to stay fresh."
     lines += ["", fresh]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -380,7 +380,7 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=12, help="requests for the model without its adapter")
     parser.add_argument("--per-set", type=int, default=40, help="questions a set for answering")
     parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
-    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh3")
+    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh4")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     path = args.out / "tool-choice.json"

@@ -28,7 +28,10 @@ from training.loop import leave
 if TYPE_CHECKING:
     from training.stages import StageRecipe
 
-STAGES = ("tower", "distill", "clip", "duo", "connector", "instruct", "mllm", "regions", "grounding", "toolcalls")
+STAGES = (
+    "tower", "distill", "clip", "projections", "duo", "connector", "instruct", "mllm", "regions", "grounding",
+    "toolcalls",
+)  # fmt: skip
 #: Which stage a tool is trained by: ``pathassist train tool:NAME``.
 TOOL_STAGES = {
     "segment_nuclei": "regions", "segment_glands": "regions", "segment_tissue": "regions",
@@ -101,6 +104,10 @@ def run(
         from training.clip.train import ClipRecipe, train_clip
 
         train_clip(read_recipe(Path(recipe), ClipRecipe), folder, resume=resume)
+    elif stage == "projections":
+        from training.clip import projections
+
+        projections.run(read_recipe(Path(recipe), projections.ProjectionsRecipe), folder, resume=resume)
     elif stage == "duo":
         from training.clip import duo
 

@@ -14,6 +14,7 @@ from training.data.records import DataError
 from training.data.tool_calls import Requests, fresh_requests, gold_arguments, planned_tools, usable
 from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
+from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_val import FRESH
 
 
@@ -29,7 +30,7 @@ def test_no_wording_of_val_is_in_train() -> None:
 
 def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
     held = {wide.plain(t) for ts in words.VAL.values() for t in ts} | {wide.plain(t) for t in words.NONE_VAL}
-    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3)}
+    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4)}
     tables = [*wide.WIDE.values(), *wide.CLAIMS.values(), wide.NONE]
     rng = random.Random(0)
     for pattern in [p for ps in tables for p in ps]:
@@ -124,7 +125,7 @@ def test_requests_written_one_by_one_are_none_to_measure_by(tmp_path: Path) -> N
     assert len(written) > 400
     assert {c.name for r in written for c in r.calls} == {t.name for t in planned_tools()}
     assert 0.3 < sum(not r.calls for r in written) / len(written) < 0.7
-    held = {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3)}
+    held = {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4)}
     assert not [r.question for r in written if wide.plain(r.question) in held or wide.near(r.question)]
     line = '{"images": 1, "stain": "H&E", "tools": ["%s"], "q": "Outline the capillaries for me."}\n'
     file = tmp_path / "tool_requests_x.jsonl"

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.immunostains import immunostain
 from training.data.knowledge import synonyms
 from training.data.records import DataError, Record, read_jsonl
+from training.data.virtual import MARKER as VIRTUAL
 
 #: Facts that name what is shown, most telling first; a set has one of them.
 SUBJECTS = ("lung", "oral", "node", "diagnosis")
@@ -62,6 +64,10 @@ def draw_caption(record: Record, rng: random.Random, synonym_share: float = 0.3)
 
     def word(name: str) -> str:
         stated[name] = facts[name]
+        if facts[name] == VIRTUAL:  # no marker was stained for, so any may be named
+            return immunostain(rng)
+        if name == "stain" and facts[name].endswith(" IHC") and rng.random() < synonym_share:
+            return immunostain(rng, facts[name].removesuffix(" IHC"))
         other = synonyms(name, facts[name])
         return rng.choice(other) if other and rng.random() < synonym_share else facts[name]
 
@@ -88,7 +94,7 @@ def draw_caption(record: Record, rng: random.Random, synonym_share: float = 0.3)
         return Caption(rng.choice(("a section stained with {}", "{} stain")).format(word("stain")), stated)
     else:
         return None
-    if "stain" in facts and rng.random() < 0.35:
+    if "stain" in facts and rng.random() < (0.8 if facts.get("stain_class") == "IHC" else 0.35):
         text = rng.choice(_STAIN).format(text, stain=word("stain"))
     if "scale" in facts and rng.random() < 0.15:
         text = rng.choice(_SCALE).format(text, scale=word("scale"))

@@ -7,8 +7,8 @@ Large nuclei fields are cut into squares, so that a field holds tens of objects 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.augment import stain_jitter
 from training.data.records import DataError, data_root
 
 SETS = ("bccd_boxes", "wbc_seg", "glas", "monuseg", "dsb2018_stained", "consep_patches", "luad_tissue_seg")
@@ -34,8 +33,6 @@ SAYS = {
 _CUT = 256
 _LEAST = {"nucleus": 30, "gland": 300}
 _LEAST_TISSUE = 0.03
-_TURNS = {1: Image.Transpose.FLIP_LEFT_RIGHT, 2: Image.Transpose.FLIP_TOP_BOTTOM, 4: Image.Transpose.TRANSPOSE}
-_JITTER = 0.35
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Field:
-    """A field with its objects.
-
-    Attributes:
-        size: Width and height in pixels.
-        cut: The part x0, y0, x1, y1 of the image file that it is, None for all.
-        turn: How it was turned, see :func:`varied`. recolour: Seed of a jitter of its stains; None for as they are.
-    """
+    """A field with its objects; ``cut`` is the part x0, y0, x1, y1 of the image file that it is, None for all."""
 
     dataset: str
     image_path: Path
@@ -71,56 +62,11 @@ class Field:
     objects: tuple[Object, ...]
     size: tuple[int, int]
     cut: tuple[int, int, int, int] | None = None
-    turn: int = 0
-    recolour: int | None = None
 
     def image(self) -> Image.Image:
         """The pixels, RGB."""
         whole = _opened(self.image_path)
-        seen = whole.crop(self.cut) if self.cut else whole
-        for bit, transposed in _TURNS.items():
-            if self.turn & bit:
-                seen = seen.transpose(transposed)
-        return seen if self.recolour is None else _recoloured(seen, self.recolour)
-
-    @property
-    def key(self) -> str:
-        """A name that no other field of any set has."""
-        made = "" if not self.turn and self.recolour is None else f"/{self.turn}/{self.recolour}"
-        return f"{self.dataset}/{self.image_path.name}/{self.cut}{made}"
-
-
-def _recoloured(image: Image.Image, seed: int) -> Image.Image:
-    import torch
-
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-    jittered = stain_jitter(pixels, _JITTER, torch.Generator().manual_seed(seed))[0]
-    return Image.fromarray((jittered.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-
-
-def varied(fields: Sequence[Field], seed: int) -> list[Field]:
-    """Every field mirrored or turned, with other stains: what a network has not seen in quite this form.
-
-    The bits of a turn are mirrored left to right (1), top to bottom (2), and rows for columns (4).
-    """
-    rng = np.random.default_rng(seed)
-    turns, seeds = rng.integers(1, 8, len(fields)), rng.integers(0, 2**31, len(fields))
-    return [_turned(f, int(turn), int(jitter)) for f, turn, jitter in zip(fields, turns, seeds, strict=True)]
-
-
-def _turned(one: Field, turn: int, recolour: int) -> Field:
-    width, height = one.size
-
-    def box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-        if turn & 1:
-            x0, x1 = width - x1, width - x0
-        if turn & 2:
-            y0, y1 = height - y1, height - y0
-        return (y0, x0, y1, x1) if turn & 4 else (x0, y0, x1, y1)
-
-    objects = tuple(replace(o, box=box(*o.box)) for o in one.objects)
-    size = (height, width) if turn & 4 else one.size
-    return replace(one, objects=objects, size=size, turn=turn, recolour=recolour)
+        return whole.crop(self.cut) if self.cut else whole
 
 
 @lru_cache(maxsize=2)  # the cuts of one image come one after another

@@ -24,7 +24,7 @@ def keep_proposals(detector: Detector, fields: list[Field], cache: Path) -> list
     found: dict[str, NDArray[np.float32]] = dict(np.load(path)) if path.is_file() else {}
     out, new = [], 0
     for number, field in enumerate(fields):
-        key = field.key
+        key = f"{field.dataset}/{field.image_path.name}/{field.cut}"
         if f"{key}|boxes" not in found:
             new += 1
             made = propose(detector, field.image())

@@ -240,9 +240,7 @@ def phrases(
     builder = Builder(split)
     out: list[tuple[int, Phrase]] = []
     for number, field in enumerate(fields):
-        turned = f":{field.turn}" if field.turn else ""
-        name = f"{seed}:{field.dataset}:{field.image_path.name}:{field.cut}{turned}"
-        rng = random.Random(name)  # noqa: S311 - reproducible
+        rng = random.Random(f"{seed}:{field.dataset}:{field.image_path.name}:{field.cut}")  # noqa: S311 - reproducible
         dark = darkness_of(field) if darkness is None else darkness[number]
         seen: dict[str, Phrase] = {}
         # Fields with one object have little to say.

@@ -26,6 +26,7 @@ from training.data.questions import LABELS, ORGANS, STAINS, draw_options, four_c
 from training.data.records import OPEN_SETS, load_records
 from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
+from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
@@ -380,7 +381,7 @@ def _joined(joint: str, one: str, two: str) -> str:
 
 
 def fresh_requests(held: bool = False) -> list[Request]:
-    """The requests of ``FRESH`` and ``FRESH2``, by which settings are chosen, or of ``FRESH3``, on which nothing is
+    """The requests of ``FRESH`` to ``FRESH3``, by which settings are chosen, or of ``FRESH4``, on which nothing is
     tuned; those of kind "fails" and "wrong stain" get no result."""
     refused = ("fails", "wrong stain")
     return [
@@ -388,7 +389,7 @@ def fresh_requests(held: bool = False) -> list[Request]:
             question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
             wording=question,
         )
-        for kind, images, stain, calls, question in (FRESH3 if held else (*FRESH, *FRESH2))
+        for kind, images, stain, calls, question in (FRESH4 if held else (*FRESH, *FRESH2, *FRESH3))
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A third set of whole requests to measure by, written by somebody who had not seen the training words.
 
-Nothing is tuned or trained on them. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``.
+Nothing was tuned on them until ``FRESH4`` was written; settings are chosen by them since. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``.
 """
 # ruff: noqa: E501 - a request stays on one line
 

@@ -19,11 +19,14 @@ from training.data import tool_phrases_more as more
 from training.data import tool_phrases_none as no_tool
 from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
+from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_val import FRESH, NONE_VAL, VAL, Wording
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 #: A training request is too near to a fresh one of at least so many words if so large a share of the shorter is in both.
 MANY, SHARED = 4, 0.75
+
+_LATER = (*FRESH2, *FRESH3, *FRESH4)
 
 
 def plain(text: str) -> str:
@@ -33,7 +36,7 @@ def plain(text: str) -> str:
 
 def _fresh() -> Iterator[str]:
     """The fresh requests, with what they box or look for as in a template."""
-    for *_, calls, question in (*FRESH, *FRESH2, *FRESH3):
+    for *_, calls, question in (*FRESH, *_LATER):
         for key in ("phrase", "text"):
             for _, arguments in calls:
                 if key in arguments:
@@ -44,7 +47,6 @@ def _fresh() -> Iterator[str]:
 #: What training may not say, whatever the patterns allow.
 HELD = frozenset([*(plain(t) for ts in VAL.values() for t in ts), *map(plain, NONE_VAL), *_fresh()])
 #: Words of each request of the later fresh sets, and which requests a word is in.
-_LATER = (*FRESH2, *FRESH3)
 _FRESH_WORDS = [w for *_, question in _LATER if len(w := frozenset(plain(question).split())) >= MANY]
 _WITH: dict[str, list[int]] = {}
 for _number, _words in enumerate(_FRESH_WORDS):

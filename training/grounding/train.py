@@ -25,14 +25,12 @@ from assistant.grounding.knowledge import expand
 from assistant.grounding.matcher import GEOMETRY, Matcher, MatcherConfig, geometry_of
 from assistant.grounding.program import OPS, PLACES
 from assistant.grounding.text import padded, tokens
-from training.data.objects import OPEN, SETS, Field, load_regions, varied
+from training.data.objects import OPEN, SETS, Field, load_regions
 from training.data.proposals import iou, keep_proposals
 from training.data.referring import Phrase, phrases
 from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
 
 NONE = -100
-#: Sets of which no varied copies are made: one cell a field.
-PLENTY = ("wbc_seg",)
 #: Words that mean nothing.
 WORDS = tuple(
     a + b + c
@@ -50,8 +48,6 @@ class GroundingRecipe:
         forget, confuse: Shares of phrases without knowledge, and with that of another.
         unknown: Share in which the class is called by a made-up word, so that only its knowledge tells what is meant:
             names that training never saw have to be understood in the same way.
-        copies: Turned and recoloured copies of every field (:func:`training.data.objects.varied`). The detector was
-            trained on these very fields, and is surer of them than of others.
     """
 
     sets: tuple[str, ...] = SETS
@@ -65,7 +61,6 @@ class GroundingRecipe:
     forget: float = 0.15
     confuse: float = 0.03
     unknown: float = 0.45
-    copies: int = 0
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 100
@@ -174,8 +169,6 @@ def loss_of(matcher: Matcher, batch: Batch) -> torch.Tensor:
 def run(recipe: GroundingRecipe, out: Path, *, detector: Detector, resume: bool = False) -> list[float]:
     """Train on the train split; returns the loss of every step."""
     fields = load_regions("train", sets=recipe.sets)
-    few = [f for f in fields if f.dataset not in PLENTY]
-    fields += [f for copy in range(recipe.copies) for f in varied(few, recipe.seed + copy)]
     found = keep_proposals(detector, fields, out.parent / "grounding-cache")
     said = phrases(fields, "train", recipe.per_field, recipe.seed)
     open_only = set(recipe.sets) <= set(OPEN)
