@@ -33,6 +33,7 @@ from eval.encoder_metrics import (
     zero_shot,
 )
 from eval.encoder_report import encoder_markdown
+from eval.provenance import write_json
 from eval.run import arguments
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, RESTRICTED_SETS, Record, load_records
@@ -213,9 +214,9 @@ def run(
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     plot(embedded, records, folder / "encoder-tsne.png")
-    (folder / f"{NAME}.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / f"{NAME}.json", numbers)
     report = folder / f"{NAME}.md"
-    report.write_text(encoder_markdown(numbers), encoding="utf-8")
+    write_text(report, encoder_markdown(numbers))
     print(report.read_text(encoding="utf-8"))
     if fit:
         fitted = class_calibration(viewed, records, texts)

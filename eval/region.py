@@ -25,6 +25,7 @@ from assistant.chat.prompt import Question, Turn
 from assistant.chat.region import region_prompt
 from assistant.files import write_text
 from assistant.images.intake import load_image
+from eval.provenance import write_json
 from eval.stats import cluster_interval
 from training.data.records import Record, load_records
 
@@ -104,7 +105,6 @@ def table(items: list[Pair], chosen: list[dict[str, int]], seed: int) -> list[di
 
 def write(rows: list[dict[str, Any]], info: dict[str, Any], out: Path) -> Path:
     """``region.json`` and ``region.md``."""
-    out.mkdir(parents=True, exist_ok=True)
     lines = ["# Questions about a region", "", *(__doc__ or "").strip().splitlines()[:6], ""]
     lines += ["| condition | n | names the marked half's organ | names the other half's organ |", "|---|---|---|---|"]
     for row in rows:
@@ -112,8 +112,8 @@ def write(rows: list[dict[str, Any]], info: dict[str, Any], out: Path) -> Path:
         lines.append(f"| {row['condition']} | {row['n']} | {' | '.join(cells)} |")
     lines += ["", f"Chance is 0.25 for either. Intervals: 95 %, bootstrap by case. Model {info['model']}, revision "
               f"{info['revision']}, seed {info['seed']}. Reprint: `{info['command']}`.", ""]  # fmt: skip
-    for name, text in (("region.md", "\n".join(lines)), ("region.json", json.dumps(info | {"rows": rows}, indent=1))):
-        write_text(out / name, text)
+    write_text(out / "region.md", "\n".join(lines))
+    write_json(out / "region.json", info | {"rows": rows})
     return out / "region.md"
 
 

@@ -15,7 +15,6 @@ is what LLaVA reads, learn the map. For most of the steps the student sees a ran
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from assistant.files import whole, write_text
 from training.augment import augment
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
+from training.features import key_of
 from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint
 from training.stages import precision
 from training.tower import sampling_weights
@@ -139,7 +139,7 @@ def build_views(teacher: Any, records: Sequence[Record], recipe: DistillRecipe, 
     """Make or reuse the cache below ``out``; its name covers teacher, images and all that decides about crops."""
     paths = [str(r.image) for r in records]
     said = [paths, recipe.size, recipe.views, recipe.stain, recipe.min_scale, recipe.seed]
-    folder = out / f"views-{_key(teacher, said)}"
+    folder = out / f"views-{key_of(teacher, said)}"
     if (folder / "moments.npz").is_file():
         return Views(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -360,13 +360,6 @@ def save_student(student: Student, recipe: DistillRecipe, out: Path) -> None:
         save_file(heads, partial)
     metrics = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in student.vit.parameters())}
     write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-
-
-def _key(teacher: nn.Module, said: list[Any]) -> str:
-    digest = hashlib.sha256(json.dumps(said).encode())
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

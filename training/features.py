@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def build_features(
         centred: Images whose label is about their centre.
     """
     unique = sorted({str(p) for p in paths})
-    folder = out / f"features-{_key(tower, unique, size, views, seed)}"
+    folder = out / f"features-{key_of(tower, [unique, size, views, seed])}"
     if (folder / "meta.json").is_file():
         return FeatureStore(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +108,11 @@ def build_features(
     return FeatureStore(folder)
 
 
-def _key(tower: nn.Module, paths: list[str], size: int, views: int, seed: int) -> str:
+def key_of(tower: nn.Module, seen: list[Any]) -> str:
+    """Names what a network makes of what it saw: hexadecimal, from its weights and all that decides about pixels."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    digest.update(json.dumps([paths, size, views, seed]).encode())
+    digest.update(json.dumps(seen).encode())
     return digest.hexdigest()[:16]

@@ -84,6 +84,13 @@ def load_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], optimizer: 
     return int(state["step"])
 
 
+def follow(average: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], ema: float, step: int) -> None:
+    """Move running averages towards tensors after step ``step`` (from 0), in place; the first steps count more."""
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            average[name].lerp_(tensor, 1 - min(ema, (step + 1) / (step + 10)))
+
+
 def finish(accelerator: Any) -> None:
     """Wait until every process has written what it writes, then leave the process group."""
     accelerator.wait_for_everyone()

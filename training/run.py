@@ -23,7 +23,6 @@ import yaml
 from assistant.files import whole
 from training.data.conversation import Conversation
 from training.data.records import DataError
-from training.loop import leave
 
 if TYPE_CHECKING:
     from training.stages import StageRecipe
@@ -241,6 +240,8 @@ def main() -> None:
     if args.recipe is None:
         parser.error("--recipe is needed; the shipped ones are in training/recipes")
     print(run(args.stage, args.recipe, args.out, args.resume))
+    from training.loop import leave
+
     leave()
 
 

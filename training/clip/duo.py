@@ -4,7 +4,7 @@
 
 In: labelled records of the open sets. Both towers look once at every image and once at it turned and mirrored; from
 then on they are not needed, so the map is learned in a minute. Out: ``model.safetensors`` (fp16), ``recipe.json``,
-``log.jsonl``; ``features.pt`` keeps what the towers saw (``--resume`` uses it).
+``log.jsonl``; ``features-….pt`` keeps what the towers saw (``--resume`` uses it if towers and images are the same).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from assistant.model.encoders.preset import encoder_preset
 from assistant.model.encoders.torch_encoder import TorchEncoder
 from training.data.captions import subject_of
 from training.data.records import OPEN_SETS, DataError, Record, balanced_weights, load_records
+from training.features import key_of
 from training.loop import cosine_schedule, log_step, write_recipe
 
 #: Facts whose names the vectors are pulled to.
@@ -83,14 +84,15 @@ def run(recipe: DuoRecipe, out: Path, *, resume: bool = False) -> float:
     if not isinstance(encoder, TorchEncoder):
         raise DataError(f"the encoder {encoder.info.name} is not one of PyTorch; allowed: pathclip-small")
     prepared = replace(encoder_preset("pathclip-duo").image, size=encoder.pixels.size)
-    seen = _seen(joined(encoder), prepared, records, out / "features.pt", resume)
+    seen = _seen(joined(encoder), prepared, records, out, resume)
     weight, bias, loss = learn(seen, records, _names(encoder, records), recipe, out)
     save(weight, bias, encoder.id, out)
     write_recipe(out, recipe)
     return loss
 
 
-def _seen(model: DuoModel, prepared: Pixels, records: Sequence[Record], kept: Path, resume: bool) -> Seen:
+def _seen(model: DuoModel, prepared: Pixels, records: Sequence[Record], out: Path, resume: bool) -> Seen:
+    kept = out / f"features-{key_of(model, [[str(r.image) for r in records], prepared.size])}.pt"
     if resume and kept.is_file():
         return Seen(**torch.load(kept, weights_only=True))
     rows, vectors, features = [], [], []

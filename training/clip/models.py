@@ -15,6 +15,7 @@ from torch import nn
 from training.data.records import DataError
 
 if TYPE_CHECKING:
+    from assistant.model.encoders.pathclip import PathClipModel
     from training.clip.train import ClipRecipe
 
 #: Every linear layer of a BERT's attention and feed-forward part.
@@ -72,10 +73,18 @@ class Towers(nn.Module):
 
 
 class PathClipTowers(Towers):
-    """Our own artefact: timm image tower and MiniLM (frozen, LoRA or full)."""
+    """Our own artefact: timm image tower and MiniLM (frozen, LoRA or full).
+
+    Args:
+        trained: A model to go on from, instead of one of the recipe's sizes with ``backbone``.
+    """
 
     def __init__(
-        self, recipe: ClipRecipe, backbone: dict[str, torch.Tensor] | None, bert: nn.Module | None = None
+        self,
+        recipe: ClipRecipe,
+        backbone: dict[str, torch.Tensor] | None,
+        bert: nn.Module | None = None,
+        trained: PathClipModel | None = None,
     ) -> None:
         super().__init__()
         from assistant.model.encoders.pathclip import PathClipConfig, PathClipModel, minilm_state, minilm_tokenizer
@@ -87,7 +96,7 @@ class PathClipTowers(Towers):
             centre=recipe.centre,
             taps=recipe.taps,
         )
-        self.model = PathClipModel(config, text=bert, backbone=backbone)
+        self.model = trained or PathClipModel(config, text=bert, backbone=backbone)
         self.tokenizer = minilm_tokenizer()
         self.origin = {k: v.clone() for k, v in bert.state_dict().items()} if bert is not None else minilm_state()
         self.logit_scale = self.model.logit_scale

@@ -6,28 +6,31 @@ Immunostains made from H&E fields (:mod:`training.data.virtual`), captioned by e
 the pairs of the stage ``clip``: one immunostained slide does not teach that all such names mean brown on blue. The
 image tower looks once at every image as it is and at each of its augmented copies; training is minutes then, and
 everything fitted to the tower's features stays valid. Out: ``model/``, ``recipe.json``, ``log.jsonl``;
-``features.pt`` keeps what the tower saw (``--resume`` uses it).
+``features-….pt`` keeps what the tower saw (``--resume`` uses it if tower, images and settings are the same).
 """
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from assistant.files import whole
-from assistant.model.encoders.pathclip import MAX_TOKENS, WEIGHTS, PathClipModel, minilm_tokenizer
-from training.clip.losses import info_nce
+from assistant.model.encoders.pathclip import WEIGHTS, PathClipModel
+from training.clip.models import PathClipTowers
 from training.clip.pairs import PairSampler, not_negative
-from training.clip.train import FACTOR, ClipRecipe, Images
+from training.clip.train import FACTOR, ClipRecipe, Images, batch_loss
 from training.data.records import OPEN_SETS, DataError, Record, load_records
 from training.data.virtual import write_virtual
-from training.loop import cosine_schedule, log_step, write_recipe
+from training.features import key_of
+from training.loop import cosine_schedule, follow, log_step, write_recipe
+
+#: Parameters that learn.
+TRAINED = ("visual.proj.weight", "text.proj.weight", "logit_scale")
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -70,65 +73,60 @@ def run(recipe: ProjectionsRecipe, out: Path, *, resume: bool = False) -> list[f
         raise DataError(f"encoder: no {WEIGHTS} in {recipe.encoder}; allowed: the folder of a trained PathCLIP")
     out.mkdir(parents=True, exist_ok=True)
     model = PathClipModel.load(Path(recipe.encoder)).eval().requires_grad_(False)
+    settings = ClipRecipe(
+        size=model.config.image_size, stain=recipe.stain, min_scale=recipe.min_scale, seed=recipe.seed
+    )
+    towers = PathClipTowers(settings, None, trained=model)
     records = load_records(recipe.datasets, "train")
     if recipe.virtual:
         records = records + write_virtual(records, out.parent / "data" / "virtual", recipe.virtual, recipe.seed)
     sampler = PairSampler(
         records, recipe.batch_size, recipe.seed, hard=recipe.hard, synonym_share=recipe.synonyms, factor=dict(FACTOR)
     )
-    seen = _seen(model, sampler.records, recipe, out / "features.pt", resume)
-    losses = learn(model, sampler, seen, recipe, out)
-    model.save(out / "model")
+    seen = _seen(towers, sampler.records, settings, recipe.copies, out, resume)
+    losses = learn(towers, sampler, seen, recipe, settings, out)
+    towers.save(out / "model")
     write_recipe(out, recipe)
     return losses
 
 
 def _seen(
-    model: PathClipModel, records: list[Record], recipe: ProjectionsRecipe, kept: Path, resume: bool
+    towers: PathClipTowers, records: list[Record], settings: ClipRecipe, copies: int, out: Path, resume: bool
 ) -> torch.Tensor:
     """Features [copies + 1, N, F] in fp16."""
+    decided = [[str(r.image) for r in records], copies, settings.stain, settings.min_scale, settings.seed]
+    kept = out / f"features-{key_of(towers.model.visual, decided)}.pt"
     if resume and kept.is_file():
         found: torch.Tensor = torch.load(kept, weights_only=True)
         return found
-    size = model.config.image_size
-    images, batch = Images(records, size), 64
-    settings = ClipRecipe(stain=recipe.stain, min_scale=recipe.min_scale, seed=recipe.seed)
-    rows = [list(range(s, min(s + batch, len(records)))) for s in range(0, len(records), batch)]
-    out = []
+    images = Images(records, settings.size)
+    rows = [list(range(s, min(s + _BATCH, len(records)))) for s in range(0, len(records), _BATCH)]
+    made = []
     with torch.inference_mode():
-        for number in tqdm(range((recipe.copies + 1) * len(rows)), desc="image tower", unit="batch"):
+        for number in tqdm(range((copies + 1) * len(rows)), desc="image tower", unit="batch"):
             copy, part = divmod(number, len(rows))
-            index = rows[part]
-            if copy:
-                pixels = images.views(index, settings, number)
-            else:
-                plain = images.pixels[index].float() / 255
-                pixels = F.interpolate(plain, (size, size), mode="bilinear", antialias=True)
-            scaled = ((pixels - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
-            out.append(model.visual.features(scaled).half())
-    features = torch.cat(out).view(recipe.copies + 1, len(records), -1)
+            pixels = images.views(rows[part], settings, number) if copy else images.unchanged(rows[part])
+            made.append(towers.features(pixels).half())
+    features = torch.cat(made).view(copies + 1, len(records), -1)
     with whole(kept) as partial:
         torch.save(features, partial)
     return features
 
 
 def learn(
-    model: PathClipModel, sampler: PairSampler, seen: torch.Tensor, recipe: ProjectionsRecipe, out: Path
+    towers: PathClipTowers,
+    sampler: PairSampler,
+    seen: torch.Tensor,
+    recipe: ProjectionsRecipe,
+    settings: ClipRecipe,
+    out: Path,
 ) -> list[float]:
-    """Change both projections and the scale of ``model`` to the average over steps; returns the losses."""
-    trained = [model.visual.proj.weight, model.text.proj.weight, model.logit_scale]
-    average = [p.detach().clone() for p in trained]
-    optimizer = torch.optim.AdamW([p.requires_grad_() for p in trained], recipe.lr, weight_decay=recipe.weight_decay)
+    """Change both projections and the scale to their average over steps; returns the losses."""
+    named = dict(towers.model.named_parameters())
+    trained = {name: named[name].requires_grad_() for name in TRAINED}
+    average = {name: p.detach().clone() for name, p in trained.items()}
+    optimizer = torch.optim.AdamW(list(trained.values()), recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = cosine_schedule(optimizer, recipe.steps, recipe.warmup)
-    tokenizer, known = minilm_tokenizer(), dict[str, torch.Tensor]()
-
-    def encoded(texts: list[str]) -> torch.Tensor:
-        if new := sorted(set(texts) - known.keys()):
-            found = tokenizer(new, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            with torch.no_grad():
-                known.update(zip(new, model.text.pooled(found["input_ids"], found["attention_mask"]), strict=True))
-        return F.normalize(model.text.proj(torch.stack([known[t] for t in texts])), dim=-1)
-
     generator = torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
     began = time.time()
@@ -138,20 +136,17 @@ def learn(
         drawn = torch.randint(len(seen), (len(rows),), generator=generator)
         features = seen[drawn, rows].float()
         kept = torch.rand(features.shape, generator=generator) >= recipe.drop
-        image = F.normalize(model.visual.proj(features * kept / (1 - recipe.drop)), dim=-1)
-        scale = model.logit_scale.clamp(max=math.log(100)).exp()
-        loss = info_nce(image, encoded([c.text for c in captions]), scale, ignore)
+        image = towers.image(features * kept / (1 - recipe.drop))
+        loss = batch_loss(towers, image, towers.text([c.text for c in captions]), ignore, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            for mean, parameter in zip(average, trained, strict=True):
-                mean.lerp_(parameter, 1 - min(recipe.ema, (step + 1) / (step + 10)))
+        follow(average, trained, recipe.ema, step)
         losses.append(float(loss.detach()))
         if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
             log_step(out, step + 1, losses[-25:], began)
     with torch.no_grad():
-        for mean, parameter in zip(average, trained, strict=True):
-            parameter.copy_(mean)
+        for name, parameter in trained.items():
+            parameter.copy_(average[name])
     return losses

@@ -31,7 +31,7 @@ from training.clip.pairs import PairSampler, not_negative
 from training.data.captions import Caption, read_pairs
 from training.data.images import load_square
 from training.data.records import OPEN_SETS, DataError, Record, load_records
-from training.loop import cosine_schedule, finish, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import cosine_schedule, finish, follow, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.stages import precision
 
 LOSSES = ("infonce", "siglip")
@@ -105,12 +105,15 @@ class Images:
         self.pixels = load_square([r.image for r in records], size + 64)
         self.centred = torch.tensor([r.centred for r in records])
 
+    def unchanged(self, rows: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, size, size] in 0…1 without augmentation."""
+        full = self.pixels[torch.as_tensor(rows)].float() / 255
+        return F.interpolate(full, (self.size, self.size), mode="bilinear", antialias=True)
+
     def plain(self, batch: int, at_most: int = 1024) -> Iterator[torch.Tensor]:
         """Batches of evenly spread images without augmentation, [B, 3, size, size] in 0…1."""
         index = torch.linspace(0, len(self.pixels) - 1, min(at_most, len(self.pixels))).long()
-        for part in index.split(batch):
-            full = self.pixels[part].float() / 255
-            yield F.interpolate(full, (self.size, self.size), mode="bilinear", antialias=True)
+        yield from map(self.unchanged, index.split(batch))
 
     def views(self, rows: Sequence[int], recipe: ClipRecipe, step: int) -> torch.Tensor:
         """Augmented pixels [B, 3, size, size] in 0…1, fixed by seed and step."""
@@ -256,9 +259,7 @@ def train_clip(recipe: ClipRecipe, out: Path, *, towers: Towers | None = None, r
         nn.utils.clip_grad_norm_(list(trained.values()), 5.0)
         optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                average[name].lerp_(parameter, 1 - min(recipe.ema, (step + 1) / (step + 10)))
+        follow(average, trained, recipe.ema, step)
         losses.append(loss)
         done = step + 1
         if accelerator.is_main_process and (done % recipe.log_every == 0 or done == recipe.steps):

@@ -28,7 +28,7 @@ from assistant.grounding.text import padded, tokens
 from training.data.objects import OPEN, SETS, Field, load_regions
 from training.data.proposals import iou, keep_proposals
 from training.data.referring import Phrase, phrases
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import cosine_schedule, follow, load_checkpoint, log_step, save_checkpoint, write_recipe
 
 NONE = -100
 #: Words that mean nothing.
@@ -213,9 +213,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
         optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                average[name].lerp_(parameter, 1 - min(recipe.ema, (step + 1) / (step + 10)))
+        follow(average, trained, recipe.ema, step)
         losses.append(float(loss.detach()))
         done = step + 1
         if done % recipe.log_every == 0 or done == recipe.steps:

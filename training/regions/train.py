@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from assistant.files import whole
 from assistant.regions.network import HEADS, Trunk, start_encoder
-from training.loop import cosine_schedule, load_checkpoint, log_step, save_checkpoint, write_recipe
+from training.loop import cosine_schedule, follow, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.regions.data import NONE, OPEN, SOURCES, Batch, Sampler, load_fields
 from training.stages import precision
 
@@ -104,9 +104,7 @@ def train(trunk: Trunk, sampler: Sampler, recipe: RegionsRecipe, out: Path, *, r
         torch.nn.utils.clip_grad_norm_(list(trained.values()), 5.0)
         optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                average[name].lerp_(parameter, 1 - min(recipe.ema, (step + 1) / (step + 10)))
+        follow(average, trained, recipe.ema, step)
         losses.append(float(loss.detach()))
         parts.append({k: float(v.detach()) for k, v in found.items()})
         done = step + 1
