@@ -128,6 +128,8 @@ def ask(
     say(said + (" (declined)" if answer.abstained else ""))
     for warning in answer.warnings:
         say(f"warning: {warning}", err=True)
+    if answer.abstained and tools == "none":
+        say("hint: no sub-model was asked; --tools auto lets it measure", err=True)
     say(answer.disclaimer)
 
 

@@ -107,7 +107,9 @@ def test_ask_takes_several_images_and_options(run: Callable[..., Result], red: P
 
 
 def test_ask_says_when_it_declines(run: Callable[..., Result], red: Path) -> None:
-    lines = run("ask", red, "-q", "DOUBT it").stdout.splitlines()
+    result = run("ask", red, "-q", "DOUBT it")
+    assert result.stderr == "hint: no sub-model was asked; --tools auto lets it measure\n"
+    lines = result.stdout.splitlines()
     assert lines[-3:] == [
         "Not enough evidence. Best guess: #ff0000 DOUBT it",
         "confidence 0.25 (declined)",

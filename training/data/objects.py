@@ -32,6 +32,7 @@ SAYS = {
 }  # fmt: skip
 _CUT = 256
 _LEAST = {"nucleus": 30, "gland": 300}
+_VISIBLE = 8
 _LEAST_TISSUE = 0.03
 
 
@@ -54,7 +55,12 @@ class Object:
 
 @dataclass(frozen=True)
 class Field:
-    """A field with its objects; ``cut`` is the part x0, y0, x1, y1 of the image file that it is, None for all."""
+    """A field with its objects.
+
+    Attributes:
+        cut: The part x0, y0, x1, y1 of the image file that the field is, None for all.
+        unsure: What can be seen too but is not labelled as an object: less than half of a nucleus, slivers.
+    """
 
     dataset: str
     image_path: Path
@@ -62,6 +68,7 @@ class Field:
     objects: tuple[Object, ...]
     size: tuple[int, int]
     cut: tuple[int, int, int, int] | None = None
+    unsure: tuple[Object, ...] = ()
 
     def image(self) -> Image.Image:
         """The pixels, RGB."""
@@ -112,7 +119,9 @@ def _fields(name: str, folder: Path, row: dict[str, Any], where: str) -> Iterato
         yield Field(name, path, group, tuple(found), size)
     elif name == "glas":
         mask = np.asarray(Image.open(folder / row["mask"])) > 0
-        yield Field(name, path, group, tuple(_components(mask, "gland", {}, _LEAST["gland"])), size)
+        parts = list(_components(mask, "gland", {}, _VISIBLE))
+        large = tuple(p for p in parts if p.area >= _LEAST["gland"])
+        yield Field(name, path, group, large, size, unsure=tuple(p for p in parts if p.area < _LEAST["gland"]))
     else:
         ids = np.asarray(Image.open(folder / row["instances"])).astype(np.int32)
         types = np.asarray(Image.open(folder / row["types"])) if "types" in row else None
@@ -121,8 +130,9 @@ def _fields(name: str, folder: Path, row: dict[str, Any], where: str) -> Iterato
                 cut = (x, y, min(x + _CUT, size[0]), min(y + _CUT, size[1]))
                 if min(cut[2] - x, cut[3] - y) < _CUT // 4:
                     continue
-                objects = tuple(_nuclei(ids, types, cut))
-                yield Field(name, path, group, objects, (cut[2] - x, cut[3] - y), cut)
+                nuclei = list(_nuclei(ids, types, cut))
+                objects, unsure = (tuple(o for o, counts in nuclei if counts is sure) for sure in (True, False))
+                yield Field(name, path, group, objects, (cut[2] - x, cut[3] - y), cut, unsure)
 
 
 def _boxes(boxes: list[dict[str, Any]], size: tuple[int, int], where: str) -> Iterator[Object]:
@@ -135,28 +145,31 @@ def _boxes(boxes: list[dict[str, Any]], size: tuple[int, int], where: str) -> It
 
 
 def _components(mask: NDArray[np.bool_], label: str, attributes: dict[str, str], least: float) -> Iterator[Object]:
-    from skimage.measure import label as parts_of
+    from skimage.measure import label as partsof
     from skimage.measure import regionprops
 
-    for part in regionprops(parts_of(mask, connectivity=1)):
+    for part in regionprops(partsof(mask, connectivity=1)):
         if part.area >= least:
             y0, x0, y1, x1 = part.bbox
             yield Object(label, (float(x0), float(y0), float(x1), float(y1)), float(part.area), attributes)
 
 
-def _nuclei(ids: NDArray[np.int32], types: NDArray[Any] | None, cut: tuple[int, int, int, int]) -> Iterator[Object]:
-    """Nuclei of which at least half lies in the cut."""
+def _nuclei(
+    ids: NDArray[np.int32], types: NDArray[Any] | None, cut: tuple[int, int, int, int]
+) -> Iterator[tuple[Object, bool]]:
+    """What can be seen of nuclei in the cut, and whether that is at least half of one and no speck."""
     from skimage.measure import regionprops
 
     x0, y0, x1, y1 = cut
     part = ids[y0:y1, x0:x1]
     whole = np.bincount(ids.ravel())
     for one in regionprops(part):
-        if one.area < max(_LEAST["nucleus"], 0.5 * whole[one.label]):
+        if one.area < _VISIBLE:
             continue
         top, left, bottom, right = one.bbox
         label = "nucleus"
         if types is not None:
             inside = types[y0:y1, x0:x1][part == one.label]
             label = KINDS.get(int(np.bincount(inside.ravel().astype(int), minlength=5)[1:].argmax()) + 1, "nucleus")
-        yield Object(label, (float(left), float(top), float(right), float(bottom)), float(one.area))
+        found = Object(label, (float(left), float(top), float(right), float(bottom)), float(one.area))
+        yield found, bool(one.area >= max(_LEAST["nucleus"], 0.5 * whole[one.label]))

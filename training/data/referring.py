@@ -1,25 +1,32 @@
 """Referring expressions with true boxes from labelled objects; ``val`` uses words and forms absent from ``train``.
 
 Every phrase has one meaning in its field: superlatives need a clear winner, positions no object near the border between
-two of them, and "nothing like that here" only says what the labels of the set can say.
+two of them, and "nothing like that here" only says what the labels of the set can say. What the edge of a field cuts
+must not decide (:func:`clear`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.objects import SAYS, Field, Object
+from training.data.objects import SAYS, TISSUES, Field, Object
 from training.data.referring_words import ELSEWHERE, FORMS, NAMES, NEVER, PLACES, RELATIONAL
 
 Box = tuple[float, float, float, float]
 
 __all__ = ["ELSEWHERE", "FORMS", "NAMES", "PLACES", "RELATIONAL", "Builder", "Phrase", "distance", "inside", "phrases"]
+Pick = Callable[[list[Object]], list[Object] | None]
 _BORDER = 0.06
+#: By how much something has to be larger, in the log of its area; overlap from which two boxes around groups are one.
+_LARGER, _SAME = 0.15, 0.85
+#: Kinds that need to see the whole of an object.
+_OF_WHOLE = ("largest", "smallest", "elongated", "darkest", "palest", "number")
 
 
 @dataclass(frozen=True)
@@ -67,102 +74,73 @@ class Builder:
         """One phrase, or None where the drawn kind has no clear meaning in this field.
 
         Args:
-            darkness: One number for each object, for the kinds about colour.
+            darkness: One number for each object, then for each unsure one, for the kinds about colour.
         """
         says = [c for c in SAYS[field.dataset] if c in NAMES]
         there = sorted({o.label for o in field.objects if o.label in NAMES})
         if not there or rng.random() < 0.2:
             return self._empty(field, says, there, rng)
         label = rng.choice(there)
-        own = [i for i, o in enumerate(field.objects) if o.label == label]
+        own = [o for o in field.objects if o.label == label]
         kinds = ["one"] if len(own) == 1 else list(FORMS)[1:]
         kind = rng.choice(kinds + (["position", "nearest", "nearest", "farthest"] if len(own) > 1 else ["position"]))
-        return self._make(kind, field, label, own, rng, darkness)
+        return self._make(kind, field, label, rng, darkness)
 
     def _make(
-        self, kind: str, field: Field, label: str, own: list[int], rng: random.Random, darkness: Sequence[float]
+        self, kind: str, field: Field, label: str, rng: random.Random, darkness: Sequence[float] = ()
     ) -> Phrase | None:
-        objects = [field.objects[i] for i in own]
         words = {"n": self._name(label, rng)[0], "p": self._name(label, rng)[1], "w": "", "m": "", "k": ""}
-        chosen: list[Object] | None = None
         op, place, anchor = kind, "", None
-        subjects = tuple(o.box for o in objects)
         if kind in ("one", "all", "group"):
-            chosen = objects
+            pick: Pick = list
         elif kind in ("position", "positions", "group position"):
             place = rng.choice(list(PLACES))
             words["w"] = rng.choice(PLACES[place][self.side])
-            chosen = inside(objects, place, field.size)
-            if chosen is not None and ((len(chosen) == 1) != (kind == "position") or not chosen):
-                chosen = None
+            pick = partial(_placed, kind=kind, place=place, size=field.size)
         elif kind in ("nearest", "farthest"):
-            found = self._other(field, label, objects, rng)
+            found = self._other(field, label, rng)
             if found is None:
                 return None
             other, words["m"] = found
-            objects, anchor = [o for o in objects if o is not other], other.box
+            anchor = other.box
             op = f"{kind} to the largest" if other.label == label else kind
-            gaps = np.array([distance(o.box, other.box) for o in objects])
-            chosen = winner(objects, gaps if kind == "nearest" else -gaps, 0.03 * max(field.size))
+            pick = partial(_related, kind=kind, other=other, margin=0.03 * max(field.size))
         elif kind == "number":
-            area = np.log(np.maximum([o.area for o in objects], 1))
-            order, count = np.argsort(-area), rng.choice((2, 2, 3))
-            if len(order) > count and area[order[count - 1]] - area[order[count]] > 0.12:
-                chosen = [objects[int(i)] for i in order[:count]]
+            count = rng.choice((2, 2, 3))
             words["k"] = {2: "two", 3: "three"}[count]
-            op = f"{words['k']} largest"
+            op, pick = f"{words['k']} largest", partial(_largest, count=count)
         else:
-            scores, margin = self._scores(kind, objects, field, [darkness[i] for i in own] if darkness else [])
-            chosen = winner(objects, scores, margin) if len(scores) else None
+            dark = dict(zip((o.box for o in (*field.objects, *field.unsure)), darkness, strict=bool(darkness)))
+            pick = partial(_extreme, kind=kind, size=field.size, darkness=dark)
+        chosen = clear(kind, pick, field, label)
         if not chosen:
             return None
         text = rng.choice(FORMS[kind][self.side]).format(**words)
         members = tuple(o.box for o in chosen)
         nouns = tuple(words[k] for k in ("n", "p", "m") if words[k] and words[k] in text)
+        subjects = tuple(o.box for o in field.objects if o.label == label)
         said = Phrase(text, kind, members, members, nouns, op, place, subjects, anchor)
         if not kind.startswith("group"):
             return said
-        if len(members) < 2:
-            return None
-        table = np.array(members)
-        x0, y0, x1, y1 = (float(v) for v in (*table[:, :2].min(axis=0), *table[:, 2:].max(axis=0)))
-        return replace(said, boxes=((x0, y0, x1, y1),))
+        return replace(said, boxes=(around(members),)) if len(members) > 1 else None
 
-    def _other(self, field: Field, label: str, objects: list[Object], rng: random.Random) -> tuple[Object, str] | None:
+    def _other(self, field: Field, label: str, rng: random.Random) -> tuple[Object, str] | None:
         """What a relation is to: the only object of another class, or the largest of the same."""
         others = [o for o in field.objects if o.label != label and o.label in NAMES]
-        unique = [o for o in others if sum(p.label == o.label for p in others) == 1]
+        every = [o.label for o in (*others, *field.unsure)]
+        unique = [o for o in others if every.count(o.label) == 1]
         if unique and rng.random() < 0.8:
             one = rng.choice(unique)
             return one, self._name(one.label, rng)[0]
-        areas = -np.log(np.maximum([o.area for o in objects], 1))
-        largest = winner(objects, areas, 0.15) if len(objects) > 2 else None
+        own = sum(o.label == label for o in field.objects)
+        pick = partial(_extreme, kind="largest", size=field.size, darkness={})
+        largest = clear("largest", pick, field, label) if own > 2 else None
         return (largest[0], f"largest {self._name(label, rng)[0]}") if largest else None
-
-    def _scores(
-        self, kind: str, objects: list[Object], field: Field, darkness: list[float]
-    ) -> tuple[NDArray[np.float64], float]:
-        """The smallest wins; by how much it has to."""
-        boxes = np.array([o.box for o in objects])
-        area = np.log(np.maximum([o.area for o in objects], 1))
-        size = boxes[:, 2:] - boxes[:, :2]
-        width, height = field.size
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        table: dict[str, tuple[NDArray[np.float64], float]] = {
-            "largest": (-area, 0.15), "smallest": (area, 0.15),
-            "leftmost": (centre[:, 0], 0.03 * width), "rightmost": (-centre[:, 0], 0.03 * width),
-            "topmost": (centre[:, 1], 0.03 * height), "bottommost": (-centre[:, 1], 0.03 * height),
-            "central": (np.hypot(*(centre - np.array([width, height]) / 2).T), 0.03 * max(width, height)),
-            "elongated": (-np.abs(np.log(size[:, 0] / size[:, 1])), 0.15),
-        }  # fmt: skip
-        if darkness:
-            dark = np.array(darkness)
-            table |= {"darkest": (-dark, 0.03), "palest": (dark, 0.03)}
-        return table.get(kind, (np.zeros(0), 0.0))
 
     def _empty(self, field: Field, says: list[str], there: list[str], rng: random.Random) -> Phrase | None:
         """Something that is surely not there: a class, or a class at a place."""
-        absent = [c for c in says if c not in there] + list(NEVER.get(field.dataset, ()))
+        visible = {*there, *(o.label for o in field.unsure)}
+        absent = [c for c in says if c not in visible] + list(NEVER.get(field.dataset, ()))
         if rng.random() < 0.15:
             names = (rng.choice(ELSEWHERE[self.side]),) * 2
             op = rng.choice(("one", "one", "largest", "leftmost"))
@@ -170,7 +148,7 @@ class Builder:
             return Phrase(form.format(n=names[0], p=names[1]), "empty", (), op=op)
         if there and rng.random() < 0.5:
             label, place = rng.choice(there), rng.choice(list(PLACES))
-            if inside([o for o in field.objects if o.label == label], place, field.size) != []:
+            if inside([o for o in (*field.objects, *field.unsure) if o.label == label], place, field.size) != []:
                 return None
             names, word = self._name(label, rng), rng.choice(PLACES[place][self.side])
             kind = rng.choice(("position", "positions"))
@@ -186,6 +164,93 @@ class Builder:
 
     def _name(self, label: str, rng: random.Random) -> tuple[str, str]:
         return rng.choice(NAMES[label][self.side])
+
+
+def clear(kind: str, pick: Pick, field: Field, label: str) -> list[Object] | None:
+    """What ``pick`` chooses among the objects of a class, if it is the same however the field is read.
+
+    With and without what the labels leave out though it can be seen, and for sizes, shapes and colours with and without
+    what the edge of the field cuts. Where many are meant, one more or less does not matter.
+    """
+    own = [o for o in field.objects if o.label == label]
+    seen = own + [o for o in field.unsure if o.label == label]
+    chosen = pick(own)
+    if not chosen or kind in ("all", "positions"):
+        return chosen
+    readings = [seen]
+    if kind in _OF_WHOLE and label not in TISSUES.values():
+        readings += [[o for o in r if not at_edge(o, field.size)] for r in (own, seen)]
+    for other in map(pick, readings):
+        if not other:
+            return None
+        if kind.startswith("group"):
+            if overlap(around([o.box for o in chosen]), around([o.box for o in other])) < _SAME:
+                return None
+        elif [o.box for o in other] != [o.box for o in chosen]:
+            return None
+    return chosen
+
+
+def at_edge(one: Object, size: tuple[int, int]) -> bool:
+    """The object touches the edge of the field, so that a part of it may be missing."""
+    x0, y0, x1, y1 = one.box
+    return x0 < 1 or y0 < 1 or x1 > size[0] - 1 or y1 > size[1] - 1
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The box around boxes."""
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    inner = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = ((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    return inner / (sum(areas) - inner)
+
+
+def _placed(objects: list[Object], kind: str, place: str, size: tuple[int, int]) -> list[Object] | None:
+    found = inside(objects, place, size)
+    return None if found is None or (len(found) == 1) != (kind == "position") else found
+
+
+def _related(objects: list[Object], kind: str, other: Object, margin: float) -> list[Object] | None:
+    rest = [o for o in objects if o is not other]
+    gaps = np.array([distance(o.box, other.box) for o in rest])
+    return winner(rest, gaps if kind == "nearest" else -gaps, margin) if rest else None
+
+
+def _largest(objects: list[Object], count: int) -> list[Object] | None:
+    area = np.log(np.maximum([o.area for o in objects], 1))
+    order = np.argsort(-area)
+    if len(order) <= count or area[order[count - 1]] - area[order[count]] <= _LARGER:
+        return None
+    return [objects[int(i)] for i in order[:count]]
+
+
+def _extreme(
+    objects: list[Object], kind: str, size: tuple[int, int], darkness: Mapping[Box, float]
+) -> list[Object] | None:
+    """The smallest score wins, by a margin."""
+    if not objects:
+        return None
+    boxes = np.array([o.box for o in objects])
+    area = np.log(np.maximum([o.area for o in objects], 1))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    width, height = size
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    table: dict[str, tuple[NDArray[np.float64], float]] = {
+        "largest": (-area, _LARGER), "smallest": (area, _LARGER),
+        "leftmost": (centre[:, 0], 0.03 * width), "rightmost": (-centre[:, 0], 0.03 * width),
+        "topmost": (centre[:, 1], 0.03 * height), "bottommost": (-centre[:, 1], 0.03 * height),
+        "central": (np.hypot(*(centre - np.array([width, height]) / 2).T), 0.03 * max(width, height)),
+        "elongated": (-np.abs(np.log(sides[:, 0] / sides[:, 1])), 0.15),
+    }  # fmt: skip
+    if darkness:
+        dark = np.array([darkness[o.box] for o in objects])
+        table |= {"darkest": (-dark, 0.03), "palest": (dark, 0.03)}
+    return winner(objects, *table[kind]) if kind in table else None
 
 
 def inside(objects: list[Object], place: str, size: tuple[int, int]) -> list[Object] | None:
@@ -224,10 +289,10 @@ def distance(a: Box, b: Box) -> float:
 
 
 def darkness_of(field: Field) -> list[float]:
-    """Mean optical darkness (1 - grey) of each object's box, 0…1."""
+    """Mean optical darkness (1 - grey) of the box of each object and each unsure one, 0…1."""
     grey = 1 - np.asarray(field.image().convert("L"), np.float32) / 255
     out = []
-    for one in field.objects:
+    for one in (*field.objects, *field.unsure):
         x0, y0, x1, y1 = (int(v) for v in one.box)
         out.append(float(grey[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean()))
     return out

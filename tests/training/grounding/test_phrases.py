@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,18 @@ from assistant.grounding.detector import CLASSES, Detector, Proposals, boxed
 from training.data.objects import Field, Object, load_regions
 from training.data.proposals import iou
 from training.data.records import DataError
-from training.data.referring import ELSEWHERE, FORMS, NAMES, PLACES, Builder, Phrase, distance, inside, phrases
+from training.data.referring import (
+    ELSEWHERE,
+    FORMS,
+    NAMES,
+    PLACES,
+    Builder,
+    Phrase,
+    at_edge,
+    distance,
+    inside,
+    phrases,
+)
 from training.grounding.train import GroundingRecipe, balanced, collate, train
 
 GLANDS = (
@@ -28,8 +40,7 @@ def field(objects: tuple[Object, ...] = GLANDS, dataset: str = "glas") -> Field:
 
 
 def drawn(kind: str, one: Field, side: str = "train", darkness: tuple[float, ...] = ()) -> Phrase | None:
-    own = [i for i, o in enumerate(one.objects) if o.label == one.objects[0].label]
-    return Builder(side)._make(kind, one, one.objects[0].label, own, random.Random(0), darkness)
+    return Builder(side)._make(kind, one, one.objects[0].label, random.Random(0), darkness)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +80,54 @@ def test_relations_are_to_the_only_other_object() -> None:
     assert found.boxes == (cells[0].box,)
     assert drawn("farthest", field(cells, "bccd_boxes")).boxes == (cells[1].box,)  # type: ignore[union-attr]
     assert distance(cells[0].box, cells[1].box) == pytest.approx(80 * 2**0.5)
+
+
+NUCLEI = (
+    Object("nucleus", (100, 100, 130, 130), 700), Object("nucleus", (40, 180, 60, 200), 300),
+    Object("nucleus", (200, 60, 220, 80), 320),
+)  # fmt: skip
+SLIVER = Object("nucleus", (150, 272, 170, 280), 120)
+
+
+@pytest.mark.parametrize("kind", ["bottommost", "smallest"])
+def test_what_the_edge_hides_must_not_decide(kind: str) -> None:
+    sure = Field("monuseg", Path("none.png"), "g", (*NUCLEI, Object("nucleus", (90, 210, 110, 230), 200)), (320, 280))
+    assert drawn(kind, sure) is not None
+    assert drawn(kind, replace(sure, unsure=(SLIVER,))) is None
+    assert drawn("topmost", replace(sure, unsure=(SLIVER,))) is not None
+
+
+def test_sizes_are_of_what_is_seen_whole() -> None:
+    cut = Object("nucleus", (0, 20, 12, 60), 90)  # labelled, but the edge took a part
+    found = drawn("smallest", field((*NUCLEI, cut), "monuseg"))
+    assert found is None
+    assert drawn("leftmost", field((*NUCLEI, cut), "monuseg")).boxes == (cut.box,)  # type: ignore[union-attr]
+    regions = (Object("tumour", (0, 0, 200, 280), 50000), Object("tumour", (230, 10, 320, 120), 8000))
+    assert drawn("largest", field(regions, "luad_tissue_seg")).boxes == (regions[0].box,)  # type: ignore[union-attr]
+
+
+def test_nothing_there_means_no_sliver_either() -> None:
+    one = Field("monuseg", Path("none.png"), "g", NUCLEI, (320, 280), unsure=(SLIVER,))
+    said = [Builder("train")._empty(one, ["nucleus"], ["nucleus"], random.Random(n)) for n in range(300)]
+    assert not [p for p in said if p is not None and p.place in ("bottom", "lower right") and p.nouns[0] in "nucleus"]
+    bare = [
+        Builder("train")._empty(replace(one, unsure=()), ["nucleus"], ["nucleus"], random.Random(n)) for n in range(300)
+    ]
+    assert any(p is not None and p.place == "lower right" and p.subjects for p in bare)
+
+
+def test_groups_may_differ_a_little() -> None:
+    group = drawn("group", Field("monuseg", Path("none.png"), "g", NUCLEI, (320, 280), unsure=(SLIVER,)))
+    assert group is None  # the box around all would reach the lower edge
+    near = Object("nucleus", (205, 195, 225, 203), 10)
+    assert drawn("group", Field("monuseg", Path("none.png"), "g", NUCLEI, (320, 280), unsure=(near,))) is not None
+
+
+@pytest.mark.data
+def test_less_than_half_a_nucleus_is_unsure(data_root: Path) -> None:
+    fields = load_regions("val", data_root, ("monuseg",))
+    assert sum(len(f.unsure) for f in fields) > 50
+    assert all(at_edge(one, f.size) or one.area < 30 for f in fields for one in f.unsure)
 
 
 def test_positions() -> None:
