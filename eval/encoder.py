@@ -152,6 +152,21 @@ def plot(vectors: Vectors, records: Sequence[Record], out: Path) -> None:
     plt.close(figure)
 
 
+def keep_others(numbers: dict[str, Any], path: Path) -> None:
+    """Add what an earlier run measured of further encoders, and of ours if that was another; nothing is replaced."""
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    probe, others, collapsed = before["probe"], before["others"], before["collapse"]
+    if before["encoder"]["sha256"] != numbers["encoder"]["sha256"]:
+        others["ours before"] = {k: before[k] for k in ("zero_shot", "captions")}
+        probe["ours before"], collapsed["ours before"] = probe["ours"], collapsed["ours"]
+    for name in others:
+        for table, found in (("probe", probe), ("others", others), ("collapse", collapsed)):
+            if name in found:
+                numbers[table].setdefault(name, found[name])
+
+
 def run(
     encoder: str = "assistant/weights/pathclip-small", data: str | None = None, out: str | Path = "eval/results",
     cache: str | Path = "runs/encoder", compare: Sequence[str] = (), fit: bool = False,
@@ -213,6 +228,7 @@ def run(
         | {"ours, stain-normalised input": collapse(normalised.embedded, atlas)},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
+    keep_others(numbers, folder / f"{NAME}.json")
     plot(embedded, records, folder / "encoder-tsne.png")
     write_json(folder / f"{NAME}.json", numbers)
     report = folder / f"{NAME}.md"
