@@ -27,7 +27,7 @@ from assistant.regions.instances import (
     suppress,
 )
 from assistant.regions.model import Regions, load_regions, rescaled
-from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
+from assistant.regions.network import BLOOD_CELLS, FEATURES, KINDS, NUCLEUS_KINDS, OFFSETS, STRIDES, TISSUES
 
 CLASSES: tuple[str, ...] = (
     *BLOOD_CELLS, "gland", *(f"{kind} nucleus" for kind in NUCLEUS_KINDS), *TISSUES[:3],
@@ -136,10 +136,11 @@ class Detector:
         ``factor``: of the field over it."""
         whole = chances(maps, STRIDES[head])
         seen = resized(whole, shape)
-        ids = instances(seen[0], seen[1], settings)
+        nuclei = len(seen) > 2
+        ids = instances(seen[0], seen[1], settings, seen[OFFSETS] if nuclei else None)
         sure = kinds_of(ids, seen[:1])
-        if len(seen) > 2:
-            sure = sure * kinds_of(ids, seen[2:])
+        if nuclei:
+            sure = sure * kinds_of(ids, seen[KINDS])
         order = np.argsort(-sure.sum(axis=1), kind="stable")[:limit]
         boxes = boxes_of(ids) * factor
         shaped = outlines_of(ids, seen[1], order + 1)

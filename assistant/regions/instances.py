@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.regions.network import KINDS, OFFSETS
+
 Map = NDArray[np.float32]
 
 
@@ -25,6 +27,8 @@ class Settings:
         least: Smallest instance, such pixels.
         seed: Smallest seed, such pixels.
         sure: Least mean probability of an instance.
+        border: Slope of the offsets, against their direction, from which a pixel lies between two instances.
+        steep: Sigma of the Gaussian under that slope, pixels.
     """
 
     foreground: float = 0.5
@@ -33,6 +37,8 @@ class Settings:
     least: int = 30
     seed: int = 12
     sure: float = 0.0
+    border: float = 0.1
+    steep: float = 1.5
 
 
 NUCLEI = Settings(core=0.35, sure=0.7)
@@ -59,14 +65,15 @@ def shares(logits: Map) -> Map:
 
 
 def chances(maps: Map, stride: int) -> Map:
-    """Logits of foreground, distance and kinds [C, h, w] as chances at the size of the input, [C, h·s, w·s]."""
+    """Logits of foreground, distance and kinds [C, h, w] as chances at the size of the input, [C, h·s, w·s]; offsets
+    stay what they are, within -1…1."""
     shapes = 1 / (1 + np.exp(-maps[:2]))
-    found = np.concatenate([shapes, shares(maps[2:])]) if len(maps) > 2 else shapes
+    found = np.concatenate([shapes, shares(maps[KINDS]), maps[OFFSETS].clip(-1, 1)]) if len(maps) > 2 else shapes
     return resized(np.asarray(found, np.float32), (maps.shape[1] * stride, maps.shape[2] * stride))
 
 
-def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.int32]:
-    """Instance ids [H, W] from probabilities of foreground and distances, both [H, W]."""
+def instances(foreground: Map, distance: Map, settings: Settings, offsets: Map | None = None) -> NDArray[np.int32]:
+    """Instance ids [H, W] from probabilities of foreground and distances, both [H, W], and offsets [2, H, W]."""
     from scipy.ndimage import binary_fill_holes, gaussian_filter
     from skimage.measure import label
     from skimage.morphology import remove_small_objects
@@ -75,19 +82,30 @@ def instances(foreground: Map, distance: Map, settings: Settings) -> NDArray[np.
     mask = binary_fill_holes(foreground >= settings.foreground)
     mask = remove_small_objects(mask, max_size=settings.least - 1)
     smooth = gaussian_filter(distance, settings.smooth)
-    cores = remove_small_objects((smooth >= settings.core) & mask, max_size=settings.seed - 1)
+    between = borders(offsets, settings.steep) if offsets is not None else np.zeros_like(smooth)
+    apart = mask & (between < settings.border)
+    cores = remove_small_objects((smooth >= settings.core) & apart, max_size=settings.seed - 1)
     seeds = label(cores, connectivity=1)  # type: ignore[no-untyped-call]
     alone = label(mask, connectivity=1)  # type: ignore[no-untyped-call]
     # A piece without a seed is an instance of its own: small nuclei may stay under the level.
     without = np.setdiff1d(np.unique(alone), np.unique(alone[seeds > 0]))
     extra = np.isin(alone, without[without > 0])
     seeds = np.where(extra, alone + seeds.max(), seeds)
-    found: NDArray[np.int32] = watershed(-smooth, seeds, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
+    found: NDArray[np.int32] = watershed(between - smooth, seeds, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
     sizes = np.bincount(found.ravel())
     mean = np.bincount(found.ravel(), weights=foreground.ravel()) / np.maximum(sizes, 1)
     found[((sizes < settings.least) | (mean < settings.sure))[found]] = 0
     dense = np.unique(found, return_inverse=True)[1]
     return dense.reshape(foreground.shape).astype(np.int32)
+
+
+def borders(offsets: Map, sigma: float) -> Map:
+    """How steeply offsets [2, H, W] fall from one instance to the next, [H, W]: they grow within each."""
+    from scipy.ndimage import gaussian_filter
+
+    across, down = (gaussian_filter(o, sigma, order=order) for o, order in zip(offsets, ((0, 1), (1, 0)), strict=True))
+    found: Map = np.maximum(0, -np.minimum(across, down))
+    return found
 
 
 def kinds_of(ids: NDArray[np.int32], chances: Map) -> NDArray[np.float32]:

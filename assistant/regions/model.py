@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from assistant.regions.instances import (
     shares,
     suppress,
 )
-from assistant.regions.network import HEADS, STRIDES, Trunk
+from assistant.regions.network import HEADS, KINDS, OFFSETS, STRIDES, Trunk
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
 #: Pixels at which the heads were trained, in micrometres where the sources state it.
@@ -54,23 +54,22 @@ class Instances:
 
 
 class Regions:
-    """The network, or one for all heads and another for nuclei, with weights; one call at a time per object.
+    """The network, or one for all heads and others for some, with weights; one call at a time per object.
 
     Args:
         trunk: In evaluation mode.
         research: Weights from sources without an open licence.
         version: Short hash of the weights.
-        nuclei: Reads nuclei instead of ``trunk``.
+        own: Networks that read a head instead of ``trunk``; they may share its encoder.
 
     Attributes:
         trunks: Which network has a head.
         half: The network runs in bfloat16; so it does where the processor has it.
     """
 
-    def __init__(self, trunk: Trunk, *, research: bool, version: str, nuclei: Trunk | None = None) -> None:
+    def __init__(self, trunk: Trunk, *, research: bool, version: str, own: Mapping[str, Trunk] | None = None) -> None:
         self.trunks: dict[str, Trunk] = {head: trunk.eval() for head in trunk.heads}
-        if nuclei is not None:
-            self.trunks["nuclei"] = nuclei.eval()
+        self.trunks |= {head: one.eval() for head, one in (own or {}).items()}
         self.research, self.version = research, version
         self.half = fast_bfloat16()
 
@@ -116,9 +115,13 @@ class Regions:
         with torch.inference_mode(), fast:
             found: dict[str, torch.Tensor] = {}
             seen: list[torch.Tensor] = []
+            stages: dict[Any, list[torch.Tensor]] = {}  # of each encoder: some are shared
             for trunk in dict.fromkeys(self.trunks[h] for h in there):
                 mine = [h for h in there if self.trunks[h] is trunk]
-                half, quarter = trunk.features(tensor, fine=min(STRIDES[h] for h in mine) <= 2)
+                if trunk.encoder not in stages:
+                    stages[trunk.encoder] = trunk.encoder(tensor)
+                fine = min(STRIDES[h] for h in mine) <= 2
+                half, quarter = trunk.features(tensor, fine, stages[trunk.encoder])
                 found |= {h: trunk.head(h, tensor, half, quarter) for h in mine}
                 seen.append(quarter)
 
@@ -139,12 +142,13 @@ class Regions:
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
         seen = self._chances(head, rescaled(pixels, scale), max(1.0, _LARGEST / scale))
-        ids = instances(seen[0], seen[1], settings)
-        kinds = kinds_of(ids, seen[2:]) if len(seen) > 2 else None
+        nuclei = len(seen) > 2
+        ids = instances(seen[0], seen[1], settings, seen[OFFSETS] if nuclei else None)
+        kinds = kinds_of(ids, seen[KINDS]) if nuclei else None
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
 
     def _chances(self, head: str, pixels: Pixels, largest: float = 2.0) -> NDArray[np.float32]:
-        """Foreground, distance and kinds as chances [C, H, W] at the size of the field, averaged over ``VIEWS``.
+        """Chances of foreground, distance and kinds, and offsets, [C, H, W] at the field's size: means over ``VIEWS``.
 
         Args:
             largest: No view is enlarged more.
@@ -155,7 +159,10 @@ class Regions:
             # The last row and column of a map may reach over the edge of the field.
             whole = chances(self.maps(view, (head,))[head], STRIDES[head])
             whole = resized(whole[:, : view.shape[0], : view.shape[1]], pixels.shape[:2])
-            total += whole[:, :, ::-1] if mirrored else whole
+            if mirrored:
+                whole = whole[:, :, ::-1]
+                whole[OFFSETS][:1] *= -1
+            total += whole
         total /= len(VIEWS[head])
         return total
 
@@ -200,26 +207,30 @@ def load_regions(*, research: bool = True) -> Regions:
         NotAvailable: The weights are missing or damaged.
     """
     if research:
-        return read_regions(WEIGHTS / "regions.safetensors", nuclei=WEIGHTS / "nuclei.safetensors")
+        own = {head: WEIGHTS / f"{head}.safetensors" for head in ("nuclei", "glands")}
+        return read_regions(WEIGHTS / "regions.safetensors", own=own)
     return read_regions(WEIGHTS / "regions-open.safetensors", research=False)
 
 
-def read_regions(path: Path, research: bool = True, nuclei: Path | None = None) -> Regions:
-    """A network from a file, and one for nuclei from another.
+def read_regions(path: Path, research: bool = True, own: Mapping[str, Path] | None = None) -> Regions:
+    """A network from a file, and from others those that some heads have of their own.
 
     Raises:
         NotAvailable: No such file, or it is not one of ours.
     """
     from assistant.model.cache import sha256
 
-    files = [path] if nuclei is None else [path, nuclei]
-    trunks = [read_trunk(file) for file in files]
-    version = "-".join(sha256(file)[:12] for file in files)
-    return Regions(trunks[0], research=research, version=version, nuclei=None if nuclei is None else trunks[1])
+    trunk = read_trunk(path)
+    others = {head: read_trunk(file, trunk) for head, file in (own or {}).items()}
+    version = "-".join(sha256(file)[:12] for file in (path, *(own or {}).values()))
+    return Regions(trunk, research=research, version=version, own=others)
 
 
-def read_trunk(path: Path) -> Trunk:
+def read_trunk(path: Path, shared: Trunk | None = None) -> Trunk:
     """One network from a file.
+
+    Args:
+        shared: Its encoder is taken where the file holds none.
 
     Raises:
         NotAvailable: No such file, or it is not one of ours.
@@ -239,6 +250,9 @@ def read_trunk(path: Path) -> Trunk:
             for part in ("heads", "outlines")
         )
         trunk = Trunk(heads, outlined)
+        if shared is not None and not any(k.startswith("encoder.") for k in state):
+            trunk.encoder = shared.encoder
+            state |= {f"encoder.{k}": v for k, v in shared.encoder.state_dict().items()}
         trunk.load_state_dict(state, strict=False)
         missing = [k for k in trunk.state_dict() if k not in state and "num_batches" not in k]
         if missing:

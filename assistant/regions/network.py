@@ -2,14 +2,16 @@
 
 In the manner of Cerberus (Graham et al. 2023): the trunk is shared and every source trains only the heads that it has
 labels for. A network may have some of the heads only: nuclei lose most by sharing (``eval/results/regions-joint.md``)
-and are read by one of their own. The encoder is the image tower of pathclip-small; the decoder is a U-Net of depthwise
-separable convolutions down to a quarter, then half, of the resolution. Outlines of nuclei and glands have a decoder of
-their own at half of the resolution, which sees the pixels too (:class:`Outlines`).
+and are read by one of their own; glands have a decoder of their own over the shared encoder. The encoder is the image
+tower of pathclip-small; the decoder is a U-Net of depthwise separable convolutions down to a quarter, then half, of the
+resolution. Outlines of nuclei and glands have a decoder of their own at half of the resolution, which sees the pixels
+too (:class:`Outlines`).
 
 ===========  ==================================================================================================
-``nuclei``   [B, 6, H, W]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), then four
-             kinds as logits; fields at about 40x. Four values a channel at half the resolution, laid out as 2 × 2
-             pixels (sub-pixel convolution, Shi et al. 2016): touching nuclei are a pixel or two apart
+``nuclei``   [B, 8, H, W]: foreground logit, normalised distance to the outline (0…1 by a sigmoid), four kinds as
+             logits, then how far right of and below its nucleus' centre a pixel lies, -1…1 (HoVer-Net, Graham et al.
+             2019); fields at about 40x. Four values a channel at half the resolution, laid out as 2 × 2 pixels
+             (sub-pixel convolution, Shi et al. 2016): touching nuclei are a pixel or two apart
 ``glands``   [B, 2, H/2, W/2]: foreground logit and distance as above; fields at about 10x
 ``tissue``   [B, 4, H/4, W/4]: logits of tumour, stroma, normal, background; fields at about 10x
 ``blood``    [B, 7, H/4, W/4]: centre logits of red cell, white cell and platelet, then log width and height in
@@ -25,9 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-HEADS = {"nuclei": 6, "glands": 2, "tissue": 4, "blood": 7}
+HEADS = {"nuclei": 8, "glands": 2, "tissue": 4, "blood": 7}
 #: Pixels of the input for one of a head's output.
 STRIDES = {"nuclei": 1, "glands": 2, "tissue": 4, "blood": 4}
+#: Channels of the nuclei head after foreground and distance.
+KINDS, OFFSETS = slice(2, 6), slice(6, 8)
 OUTLINED = ("nuclei", "glands")
 NUCLEUS_KINDS = ("other", "inflammatory", "epithelial", "spindle")
 TISSUES = ("tumour", "stroma", "normal", "background")
@@ -113,13 +117,16 @@ class Trunk(nn.Module):
                 module.eval()
         return self
 
-    def features(self, pixels: torch.Tensor, fine: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(
+        self, pixels: torch.Tensor, fine: bool = True, stages: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decoder maps at half [B, 32, H/2, W/2] and a quarter [B, 48, H/4, W/4] of the resolution.
 
         Args:
             fine: Without it the first is the second: enough for heads at a quarter of the resolution.
+            stages: What the encoder makes of the pixels, where that is known.
         """
-        stages = self.encoder(pixels)
+        stages = self.encoder(pixels) if stages is None else stages
         maps = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         out, quarter = maps[-1], maps[-1]
         for level in range(len(self.up) - 1, -1 if fine else 0, -1):

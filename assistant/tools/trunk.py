@@ -17,8 +17,8 @@ Mpp = Annotated[float, Field(ge=0.1, le=2.0)]
 DEFAULT = Context()
 LICENCE = "research-only (CC BY-NC-SA and sources without a stated licence)"
 TRAINING = (
-    "one network for MoNuSeg, CoNSeP, DSB 2018 (nuclei), another for GlaS (glands), WSSS4LUAD (tissue) and BCCD (blood "
-    "cells), train splits"
+    "one network for MoNuSeg, CoNSeP, DSB 2018 (nuclei), another for WSSS4LUAD (tissue) and BCCD (blood cells), over "
+    "its encoder a decoder for GlaS (glands), train splits"
 )
 
 

@@ -141,6 +141,23 @@ def inner_distance(instances: NDArray[np.int32]) -> NDArray[np.float32]:
     return out
 
 
+def offsets(instances: NDArray[np.int32]) -> NDArray[np.float32]:
+    """How far right of and below its instance's centre of mass a pixel lies, over the farthest on that side (-1…1), 0
+    outside: [2, H, W]."""
+    from scipy.ndimage import find_objects
+
+    out = np.zeros((2, *instances.shape), np.float32)
+    for number, place in enumerate(find_objects(instances), 1):
+        if place is None:
+            continue
+        mask = instances[place] == number
+        for axis, at in enumerate(np.nonzero(mask)[::-1]):
+            away = at - at.mean()
+            low, high = max(1e-6, float(-away.min())), max(1e-6, float(away.max()))
+            out[axis][place][mask] = np.where(away < 0, away / low, away / high)
+    return out
+
+
 def touching(instances: NDArray[np.int32]) -> NDArray[np.uint8]:
     """1 where two instances lie within two pixels of a place, 0 elsewhere, [H, W]."""
     from scipy.ndimage import maximum_filter, minimum_filter
@@ -165,19 +182,20 @@ class Sampler:
 
     Args:
         shares: Crops of each source in a batch.
+        floating: Share of the gland crops whose stroma becomes bare glass: tufts in a lumen are rare in GlaS.
     """
 
-    def __init__(self, fields: list[Field], shares: dict[str, int], seed: int = 0) -> None:
+    def __init__(self, fields: list[Field], shares: dict[str, int], seed: int = 0, floating: float = 0.0) -> None:
         self.by_set = {name: [f for f in fields if f.dataset == name] for name in shares}
         empty = [name for name, found in self.by_set.items() if not found]
         if empty:
             raise DataError(f"no field of {empty[0]} to train on")
-        self.shares, self.seed = shares, seed
+        self.shares, self.seed, self.floating = shares, seed, floating
 
     def draw(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
         crops = [
-            _crop(self.by_set[name][rng.integers(len(self.by_set[name]))], rng)
+            _crop(self.by_set[name][rng.integers(len(self.by_set[name]))], rng, self.floating)
             for name, count in self.shares.items()
             for _ in range(count)
         ]
@@ -185,7 +203,7 @@ class Sampler:
         pixels = _colours(pixels, rng)
         rows: dict[str, torch.Tensor] = {}
         targets: dict[str, torch.Tensor] = {}
-        for key in ("fg", "glands", "kinds", "tissue", "boxes"):
+        for key in ("fg", "offsets", "glands", "kinds", "tissue", "boxes"):
             have = [i for i, c in enumerate(crops) if key in c]
             if not have:
                 continue
@@ -211,7 +229,7 @@ def _colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return pixels
 
 
-def _crop(one: Field, rng: np.random.Generator) -> dict[str, Any]:
+def _crop(one: Field, rng: np.random.Generator, bare: float = 0.0) -> dict[str, Any]:
     """A square of a field at a random scale and in one of eight orientations, as [CROP, CROP] arrays."""
     height, width = one.pixels.shape[:2]
     side = round(CROP / rng.uniform(*ZOOMS.get(one.dataset, _ZOOM)))
@@ -240,6 +258,10 @@ def _crop(one: Field, rng: np.random.Generator) -> dict[str, Any]:
         weight = take(np.ones((height, width), np.uint8), 0, False) * (1 + TOUCHING * take(one.touching, 0, False))
         stack = [take(one.instances, 0, False) > 0, take(one.distance, 0, True), weight]
         out[key] = np.stack([s[every, every].astype(np.float32) for s in stack])
+        if key == "fg":
+            out["offsets"] = offsets(take(one.instances, 0, False))
+        if key == "glands" and rng.random() < bare:
+            out["pixels"] = floating(out["pixels"], stack[0], rng)
     if one.kinds is not None:
         kinds = take(one.kinds, 0, False).astype(np.int64) - 1
         out["kinds"] = np.where(kinds < 0, NONE, kinds)
@@ -249,6 +271,17 @@ def _crop(one: Field, rng: np.random.Generator) -> dict[str, Any]:
     if one.dataset == "bccd_boxes":
         out["boxes"] = _turn_boxes(one.boxes, x, y, CROP / side, turns, mirror)
     return out
+
+
+def floating(pixels: NDArray[np.uint8], inside: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The crop [S, S, 3] with bare glass instead of what lies outside of glands [S, S] and their rim."""
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    rim = binary_dilation(inside, iterations=int(rng.integers(1, 5)))
+    tissue = gaussian_filter(rim.astype(np.float32), 0.8)[..., None]
+    glass = rng.uniform(222, 250) + rng.normal(0, 2, pixels.shape)
+    found: NDArray[np.uint8] = (tissue * pixels + (1 - tissue) * glass).clip(0, 255).astype(np.uint8)
+    return found
 
 
 def _turn_boxes(

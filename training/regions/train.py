@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from assistant.files import whole
-from assistant.regions.network import HEADS, Trunk, start_encoder
+from assistant.regions.network import HEADS, KINDS, OFFSETS, Trunk, start_encoder
 from training.loop import cosine_schedule, follow, load_checkpoint, log_step, save_checkpoint, write_recipe
 from training.regions.data import NONE, OPEN, SOURCES, Batch, Sampler, load_fields
 from training.stages import precision
@@ -28,6 +28,8 @@ class RegionsRecipe:
     Attributes:
         shares: Crops of each source in a batch, as (source, count).
         start: A tower for the encoder, a whole network to go on from, or "" for a random start (tests).
+        encoder_lr: 0 leaves the encoder as it is.
+        floating: Share of the gland crops on bare glass.
         open_only: Leave out the sources without an open licence.
     """
 
@@ -45,6 +47,7 @@ class RegionsRecipe:
     seed: int = 0
     log_every: int = 25
     checkpoint_every: int = 100
+    floating: float = 0.0
     open_only: bool = False
     mixed_precision: str = "auto"
 
@@ -60,16 +63,20 @@ def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float
         from safetensors.torch import load_file
 
         start(trunk, load_file(recipe.start))
-    return train(trunk, Sampler(fields, shares, recipe.seed), recipe, out, resume=resume)
+    return train(trunk, Sampler(fields, shares, recipe.seed, recipe.floating), recipe, out, resume=resume)
 
 
 def start(trunk: Trunk, state: dict[str, torch.Tensor]) -> None:
     """Weights of a tower into the encoder, or those of a whole network, as far as it has the same heads."""
     if any(k.startswith("heads.") for k in state):
         mine = trunk.state_dict()
-        for name, values in state.items():  # a head of half the resolution starts one of the whole: 4 pixels alike
-            if name.startswith("heads.") and name in mine and len(mine[name]) == 4 * len(values):
+        for name, values in state.items():
+            if not name.startswith("heads.") or name not in mine or len(mine[name]) == len(values):
+                continue
+            if len(mine[name]) == 4 * len(values):  # half the resolution starts the whole: 4 pixels alike
                 state = state | {name: values.repeat_interleave(4, dim=0)}
+            elif len(mine[name]) > len(values):  # channels that came later start as they are
+                state = state | {name: torch.cat([values.float(), mine[name][len(values) :]])}
         trunk.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     else:
         start_encoder(trunk, state)
@@ -79,8 +86,9 @@ def train(trunk: Trunk, sampler: Sampler, recipe: RegionsRecipe, out: Path, *, r
     """The loop."""
     out.mkdir(parents=True, exist_ok=True)
     trunk.train().to(memory_format=torch.channels_last)
+    trunk.encoder.requires_grad_(recipe.encoder_lr > 0)
     encoder = {id(p) for p in trunk.encoder.parameters()}
-    trained = dict(trunk.named_parameters())
+    trained = {n: p for n, p in trunk.named_parameters() if p.requires_grad}
     groups = [
         {"params": [p for p in trained.values() if id(p) in encoder], "lr": recipe.encoder_lr},
         {"params": [p for p in trained.values() if id(p) not in encoder], "lr": recipe.lr},
@@ -119,10 +127,13 @@ def train(trunk: Trunk, sampler: Sampler, recipe: RegionsRecipe, out: Path, *, r
 
 
 def save(trunk: Trunk, average: dict[str, torch.Tensor], recipe: RegionsRecipe, out: Path) -> None:
-    """The averaged weights in fp16, whole or not at all, and the recipe beside them."""
+    """The averaged weights in fp16, whole or not at all, and the recipe; without an encoder that was left as it is."""
     from safetensors.torch import save_file
 
-    state = {k: average.get(k, v).detach() for k, v in trunk.state_dict().items() if "num_batches" not in k}
+    kept = {k: v for k, v in trunk.state_dict().items() if "num_batches" not in k}
+    if not recipe.encoder_lr:
+        kept = {k: v for k, v in kept.items() if not k.startswith("encoder.")}
+    state = {k: average.get(k, v).detach() for k, v in kept.items()}
     tensors = {k: v.half().contiguous() for k, v in state.items()}
     with whole(out / "model.safetensors") as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
@@ -140,10 +151,12 @@ def loss_parts(trunk: Trunk, batch: Batch) -> dict[str, torch.Tensor]:
             continue
         maps = trunk.head(head, pixels[rows[key]], half[rows[key]], quarter).float()
         out[head] = shapes(maps, targets[key])
+        if head == "nuclei":
+            out["offsets"] = offsets(maps[:, OFFSETS], targets["offsets"], targets[key])
         if head == "nuclei" and "kinds" in rows:
             place = {int(r): i for i, r in enumerate(rows[key])}
             chosen = torch.tensor([place[int(r)] for r in rows["kinds"]])
-            out["kinds"] = 0.5 * F.cross_entropy(maps[chosen, 2:], targets["kinds"], ignore_index=NONE)
+            out["kinds"] = 0.5 * F.cross_entropy(maps[chosen, KINDS], targets["kinds"], ignore_index=NONE)
     if "tissue" in rows:
         maps = trunk.head("tissue", pixels, half, quarter[rows["tissue"]]).float()
         out["tissue"] = F.cross_entropy(maps, targets["tissue"], ignore_index=NONE)
@@ -166,6 +179,18 @@ def shapes(maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     dice = 1 - (2 * (chance * fg).sum((1, 2)) + 50) / (chance.sum((1, 2)) + (fg * inside).sum((1, 2)) + 50)
     off = F.smooth_l1_loss(torch.sigmoid(maps[:, 1]), distance, reduction="none", beta=0.1)
     return crossed + dice.mean() + 4 * (off * weight * (0.3 + fg)).sum() / count
+
+
+def offsets(maps: torch.Tensor, target: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    """Squared error of the offsets [B, 2, h, w] and twice that of their slopes, inside of nuclei, as in HoVer-Net."""
+    weight = (shape[:, :1] * shape[:, 2:]).expand_as(maps)
+    count = weight.sum().clamp(min=1)
+    at = torch.arange(-2.0, 3.0)
+    kernel = at / (at[:, None] ** 2 + at**2 + (at[:, None] == 0) * (at == 0))
+    slopes = torch.stack([kernel, kernel.T])[:, None]
+    error = maps - target
+    steep = F.conv2d(error, slopes, padding=2, groups=2)
+    return ((error**2 + 2 * steep**2 / kernel.abs().sum()) * weight).sum() / count
 
 
 def cells(maps: torch.Tensor, heat: torch.Tensor, size: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from assistant.errors import NotAvailable
 from assistant.regions.instances import Settings, cells, instances, kinds_of, resized, suppress
 from assistant.regions.model import Regions, load_regions, read_regions
-from assistant.regions.network import HEADS, STRIDES, Trunk, start_encoder
-from training.regions.data import inner_distance
+from assistant.regions.network import HEADS, KINDS, STRIDES, Trunk, start_encoder
+from training.regions.data import inner_distance, offsets
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,30 @@ def test_touching_instances_come_apart() -> None:
         assert (mine == best).mean() > 0.85
 
 
+def test_offsets_part_what_the_distance_does_not() -> None:
+    truth = discs((20, 20, 9), (20, 37, 9))
+    flat = (truth > 0).astype(np.float32)
+    assert instances(flat, flat, Settings()).max() == 1
+    found = instances(flat, flat, Settings(), offsets(truth))
+    assert found.max() == 2
+    assert all((found[truth == n] == np.bincount(found[truth == n]).argmax()).mean() > 0.85 for n in (1, 2))
+    alone = discs((30, 30, 14))
+    assert instances((alone > 0).astype(np.float32), inner_distance(alone), Settings(), offsets(alone)).max() == 1
+
+
+def test_offsets_of_a_mirrored_view_point_the_right_way(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import assistant.regions.model as model
+
+    network = Regions(trunk, research=True, version="test")
+    pixels = np.random.default_rng(1).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    monkeypatch.setattr(model, "VIEWS", {"nuclei": ((1.0, False), (1.0, True))})
+    found = network._chances("nuclei", pixels)
+    mirrored = network._chances("nuclei", pixels[:, ::-1])[:, :, ::-1]
+    assert np.allclose(found[:6], mirrored[:6], atol=1e-4)
+    assert np.allclose(found[6], -mirrored[6], atol=1e-4)
+    assert np.allclose(found[7], mirrored[7], atol=1e-4)
+
+
 def test_a_piece_without_a_core_is_kept_and_a_speck_is_not() -> None:
     truth = discs((20, 20, 6), (50, 50, 1))
     found = instances((truth > 0).astype(np.float32), np.zeros((64, 64), np.float32), Settings(least=12))
@@ -98,14 +123,14 @@ def test_tiles_meet_without_gaps(trunk: Trunk) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (530, 700, 3), np.uint8)
     whole = Regions(trunk, research=True, version="x").maps(pixels, ("tissue", "nuclei"))
     assert whole["tissue"].shape == (4, 133, 175)
-    assert whole["nuclei"].shape == (6, 530, 700)
+    assert whole["nuclei"].shape == (HEADS["nuclei"], 530, 700)
     assert (np.abs(whole["nuclei"]).sum(axis=0) > 0).all()
 
 
 def test_nuclei_are_read_by_a_network_of_their_own(trunk: Trunk) -> None:
     torch.manual_seed(3)
     other, pixels = Trunk(("nuclei",)).eval(), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    both = Regions(trunk, research=True, version="x", nuclei=other)
+    both = Regions(trunk, research=True, version="x", own={"nuclei": other})
     apart = [Regions(one, research=True, version="x") for one in (trunk, other)]
     maps, features = both.look(pixels, ("nuclei", "tissue", "glands"))
     assert np.array_equal(maps["nuclei"], apart[1].look(pixels, ("nuclei",))[0]["nuclei"])
@@ -128,14 +153,36 @@ def test_views_are_averaged_in_place(trunk: Trunk, shape: tuple[int, int], monke
     for head in ("nuclei", "glands"):
         found = network._chances(head, pixels)
         assert found.shape == (HEADS[head], *shape)
-        assert found.min() >= 0
-        assert found.max() <= 1
-    assert np.allclose(network._chances("nuclei", pixels)[2:].sum(axis=0), 1, atol=1e-4)
+        assert found[:6].min() >= 0
+        assert abs(found).max() <= 1
+    assert np.allclose(network._chances("nuclei", pixels)[KINDS].sum(axis=0), 1, atol=1e-4)
     if shape[1] % 32 == 0:  # else padding is on one side
         monkeypatch.setattr(model, "VIEWS", model.VIEWS | {"glands": ((1.0, False), (1.0, True))})
         found = network._chances("glands", pixels)
         mirrored = network._chances("glands", pixels[:, ::-1])[:, :, ::-1]
         assert np.allclose(found, mirrored, atol=1e-4)
+
+
+def test_a_decoder_of_its_own_shares_the_encoder(trunk: Trunk, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    mine = Trunk(("glands",))
+    mine.encoder.load_state_dict(trunk.encoder.state_dict())
+    for name, one in (("all", trunk), ("glands", mine)):
+        state = {k: v.half().contiguous() for k, v in one.state_dict().items() if "num_batches" not in k}
+        kept = {k: v for k, v in state.items() if name == "all" or not k.startswith("encoder.")}
+        save_file(kept, tmp_path / f"{name}.safetensors")
+    network = read_regions(tmp_path / "all.safetensors", own={"glands": tmp_path / "glands.safetensors"})
+    assert network.trunks["glands"].encoder is network.trunks["blood"].encoder
+    assert network.trunks["glands"] is not network.trunks["blood"]
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    calls: list[int] = []
+    network.trunks["blood"].encoder.register_forward_hook(lambda *_: calls.append(1))
+    both, _ = network.look(pixels, ("blood", "glands"))
+    assert len(calls) == 1
+    assert np.array_equal(both["glands"], network.look(pixels, ("glands",))[0]["glands"])
+    assert np.array_equal(both["blood"], network.look(pixels, ("blood",))[0]["blood"])
+    with pytest.raises(NotAvailable, match="not this network"):
+        read_regions(tmp_path / "glands.safetensors")
 
 
 def test_a_field_that_was_enlarged_is_not_enlarged_further(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:

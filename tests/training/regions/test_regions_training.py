@@ -12,8 +12,21 @@ from PIL import Image
 
 from assistant.regions.network import Trunk
 from training.data.records import DataError
-from training.regions.data import CROP, TOUCHING, Field, Sampler, _crop, centres, inner_distance, load_fields, touching
+from training.regions.data import (
+    CROP,
+    TOUCHING,
+    Field,
+    Sampler,
+    _crop,
+    centres,
+    floating,
+    inner_distance,
+    load_fields,
+    offsets,
+    touching,
+)
 from training.regions.train import RegionsRecipe, start, train
+from training.regions.train import offsets as offset_loss
 
 RED, WHITE = (200, 30, 30), (240, 240, 240)
 
@@ -82,6 +95,48 @@ def test_distance_is_one_in_the_middle_and_small_at_the_outline() -> None:
     assert distance[9, 13] < 0.3
     assert distance[9, 14] < 0.6
     assert (distance[ids == 0] == 0).all()
+
+
+def test_offsets_point_away_from_the_centre() -> None:
+    ids = np.zeros((20, 30), np.int32)
+    ids[4:15, 3:14], ids[4:15, 14:25] = 1, 2
+    across, down = offsets(ids)
+    assert across[9, 3] == down[4, 8] == -1
+    assert across[9, 13] == down[14, 8] == 1
+    assert across[9, 14] == -1
+    assert abs(across[9, 8]) < 1e-6
+    assert not across[ids == 0].any()
+
+
+def test_wrong_slopes_cost_more_than_a_shift() -> None:
+    shape = torch.ones(1, 3, 24, 24)
+    target = torch.linspace(-1, 1, 24).expand(1, 2, 24, 24)
+    none = torch.zeros_like(target)
+    assert float(offset_loss(target, target, shape)) == 0
+    shifted, reversed_ = (float(offset_loss(m, target, shape)) for m in (target + 0.5, -target))
+    assert 0 < shifted < float(offset_loss(none, target, shape)) < reversed_
+    outside = shape * torch.tensor([0.0, 1, 1])[:, None, None]
+    assert float(offset_loss(none, target, outside)) == 0
+
+
+def test_later_channels_of_a_head_start_as_they_are() -> None:
+    first, later = Trunk(("nuclei",)), Trunk(("nuclei",))
+    state = {k: v[: 4 * 6] if k.startswith("heads.nuclei.1.") else v for k, v in first.state_dict().items()}
+    own = later.heads["nuclei"][1].weight.detach().clone()  # type: ignore[index]
+    start(later, state)
+    weight = later.heads["nuclei"][1].weight  # type: ignore[index]
+    assert torch.equal(weight[:24], first.heads["nuclei"][1].weight[:24])  # type: ignore[index]
+    assert torch.equal(weight[24:], own[24:])
+
+
+def test_bare_glass_leaves_the_glands() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    inside = np.zeros((64, 64), bool)
+    inside[20:40, 20:40] = True
+    found = floating(pixels, inside, rng)
+    assert (abs(found[22:38, 22:38].astype(int) - 90) <= 3).all()
+    assert found[:8].min() > 200
 
 
 def test_centres_mark_the_right_cell() -> None:
