@@ -20,15 +20,15 @@ from assistant.errors import BadInput
 from assistant.files import write_text
 from assistant.regions.model import load_regions
 from assistant.tools.base import Measured
-from assistant.tools.blood import cell_crop, leucocyte_head, require_smear
-from assistant.tools.features import pooled_features
+from assistant.tools.blood import CLOSE_UPS, close_up, detect_blood_cells, leucocyte_head
 from eval import regions
 from eval.provenance import write_json
 from training.data.records import data_root, read_jsonl
+from training.data.white_cells import close_ups, white_cells
 
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.blood"
 SMEARS = ("bccd_boxes", "wbc_seg")
-OTHERS = ("glas", "consep_patches", "luad_tissue_seg")
+OTHERS = ("glas", "consep_patches", "luad_tissue_seg", "herlev_pap", "pcam_1k")
 _LIMIT = 30
 
 
@@ -46,26 +46,25 @@ def balanced(truth: NDArray[np.str_], said: NDArray[np.str_]) -> float:
 
 
 def types() -> list[Measured]:
-    """Type of the labelled cell of every field of ``wbc_seg``, cut out by its mask; the control says the commonest."""
-    from skimage.measure import label, regionprops
-
+    """Type of the labelled cell of every field of ``wbc_seg``, cut out as the tool does and by its mask; the control
+    says the commonest."""
     from eval.stats import cluster_statistic
 
     head = leucocyte_head()
-    crops, names = [], []
-    for row in _rows("wbc_seg"):
-        mask = np.asarray(Image.open(data_root() / "wbc_seg" / str(row["mask"]))) > 0
-        parts = regionprops(label(mask, connectivity=1))  # type: ignore[no-untyped-call]
-        if row.get("label") in head.classes and parts:
-            y0, x0, y1, x1 = max(parts, key=lambda part: part.area).bbox
-            crops.append(cell_crop(_image("wbc_seg", row), (x0, y0, x1, y1)))
-            names.append(str(row["label"]))
-    truth = np.array(names)
-    said = np.array(head.classes)[head.probabilities(pooled_features(crops)).argmax(axis=1)]
+    features, truth = white_cells("val", network=load_regions())
+    masked, _ = white_cells("val")
+    known = np.isin(truth, head.classes)
+    truth = truth[known]
+    said, sure = (np.array(head.classes)[head.probabilities(f[known]).argmax(axis=1)] for f in (features, masked))
     commonest = Counter(str(r.get("label")) for r in _rows("wbc_seg", "train")).most_common(1)[0][0]
     groups = [str(i) for i in range(len(truth))]
     out = []
-    for metric, guess in (("", said), (" of the control (commonest type)", np.full_like(truth, commonest))):
+    guesses = {
+        "": said,
+        ", cut out by its mask": sure,
+        " of the control (commonest type)": np.full_like(truth, commonest),
+    }
+    for metric, guess in guesses.items():
         value = cluster_statistic(lambda i, g=guess: balanced(truth[i], g[i]), groups)
         out.append(Measured(f"balanced accuracy of the type{metric}", "wbc_seg val", *value, len(truth)))
         value = cluster_statistic(lambda i, g=guess: float((truth[i] == g[i]).mean()), groups)
@@ -74,21 +73,36 @@ def types() -> list[Measured]:
 
 
 def refusals() -> list[Measured]:
-    """Share of fields refused by colour: none of the smears should be, all of the others."""
+    """Share of fields that the tool refuses: none of the smears should be, all of the others."""
     out = []
     for name in (*SMEARS, *OTHERS):
         rows = _rows(name)[:_LIMIT]
         refused = []
         for row in rows:
             try:
-                require_smear(_image(name, row))
+                detect_blood_cells(_image(name, row))
                 refused.append(0.0)
             except BadInput:
                 refused.append(1.0)
         groups = [str(r.get("source_image", r["image"])) for r in rows]
         wish = "should be 0" if name in SMEARS else "should be 1"
-        out.append(regions.interval(f"share refused by colour ({wish})", f"{name} val", refused, groups))
+        out.append(regions.interval(f"share refused ({wish})", f"{name} val", refused, groups))
     return out
+
+
+def near() -> list[Measured]:
+    """Share of images taken for the close-up of a white cell."""
+    told: dict[str, list[float]] = {}
+    wishes: dict[str, str] = {}
+    for image, kind, name in close_ups("val"):
+        told.setdefault(name, []).append(float(close_up(image)))
+        wishes[name] = "should be 1" if kind == CLOSE_UPS[0] else "should be 0"
+    return [
+        regions.interval(
+            f"share taken for a close-up ({wishes[name]})", f"{name} val", values, [*map(str, range(len(values)))]
+        )
+        for name, values in told.items()
+    ]
 
 
 def cells() -> list[Measured]:
@@ -96,7 +110,7 @@ def cells() -> list[Measured]:
     return regions.blood(load_regions())
 
 
-PARTS = {"types": types, "refusals": refusals, "cells": cells}
+PARTS = {"types": types, "near": near, "refusals": refusals, "cells": cells}
 
 
 def write(rows: list[Measured], out: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from assistant.errors import BadInput, NotAvailable
-from assistant.regions.model import BLOOD_SCALE
+from assistant.regions.model import BLOOD_SCALE, Regions
 from assistant.regions.network import BLOOD_CELLS
 from assistant.tools import fields, trunk
 from assistant.tools.base import Card, Context, ToolResult, tool
@@ -25,6 +25,11 @@ from assistant.tools.heads import Head
 
 #: Head for the type of a white cell.
 LEUCOCYTES = Path(__file__).resolve().parents[1] / "weights" / "grounding" / "detector-leucocytes.safetensors"
+#: Head that tells the close-up of a white cell, and its classes.
+CLOSE_UP = LEUCOCYTES.with_name("detector-close-up.safetensors")
+CLOSE_UPS = ("white cell", "anything else")
+#: Longest side of such an image, and that to which it is enlarged: its scale is not a smear's.
+_CLOSE_SIDE, _ENLARGED = 400, 320
 #: Score from which a box counts as a cell: counts of red cells on train and val are least wrong from 0.45 to 0.5.
 THRESHOLD = 0.5
 #: Score from which a box counts in the rule below.
@@ -51,24 +56,37 @@ def cell_crop(image: Image.Image, box: tuple[float, float, float, float] | Boxes
     return image.convert("RGB").crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
-@lru_cache(maxsize=1)
-def leucocyte_head() -> Head:
-    """The shipped head for the type of a white cell.
+@lru_cache(maxsize=2)
+def leucocyte_head(path: Path | None = None) -> Head:
+    """The shipped head for the type of a white cell, or another one of white cells.
 
     Raises:
         NotAvailable: It is missing, damaged, or was fitted on another encoder.
     """
     from assistant.model.cache import sha256
 
-    if not LEUCOCYTES.is_file():
-        raise NotAvailable(f"no weights {LEUCOCYTES.name}; run `python -m training.tools.leucocytes`")
-    head = Head.read(LEUCOCYTES)
+    path = path or LEUCOCYTES
+    if not path.is_file():
+        raise NotAvailable(f"no weights {path.name}; run `python -m training.tools.leucocytes`")
+    head = Head.read(path)
     if head.encoder != (here := sha256(PATHCLIP / "model.safetensors")[:12]):
         raise NotAvailable(
-            f"{LEUCOCYTES.name} belongs to encoder {head.encoder}, not {here}; "
-            "run `python -m training.tools.leucocytes`"
+            f"{path.name} belongs to encoder {head.encoder}, not {here}; run `python -m training.tools.leucocytes`"
         )
     return head
+
+
+def close_up(image: Image.Image) -> bool:
+    """Whether an image shows one white cell from near rather than a smear.
+
+    Raises:
+        NotAvailable: As :func:`leucocyte_head`.
+    """
+    if max(image.size) > _CLOSE_SIDE:
+        return False
+    head = leucocyte_head(CLOSE_UP)
+    chances = head.probabilities(pooled_features([image.convert("RGB")]))[0]
+    return bool(chances[head.classes.index(CLOSE_UPS[0])] >= 0.5)
 
 
 def require_smear(image: Image.Image) -> None:
@@ -82,6 +100,27 @@ def require_smear(image: Image.Image) -> None:
     if stain != "other or uncertain":
         other = "score_ihc" if stain == "DAB immunostain" else "segment_nuclei or classify_tissue"
         raise BadInput(f"the field looks like {stain.removesuffix('-like')}, not a stained blood smear; use {other}")
+
+
+def near_cells(network: Regions, image: Image.Image) -> tuple[Boxes, NDArray[np.float32]]:
+    """Boxes [N, 4] and scores [N, 3] in the close-up of a white cell: the likeliest one counts, and where none was
+    boxed the image is its box."""
+    white = BLOOD_CELLS.index("white blood cell")
+    scale = BLOOD_SCALE * max(1.0, _ENLARGED / max(image.size))
+    boxes, scores = network.blood(np.asarray(image.convert("RGB")), scale)
+    if not (scores[:, white] >= _LIKELY).any():
+        boxes = np.concatenate([boxes, np.array([[0, 0, *image.size]], np.float32)])
+        scores = np.concatenate([scores, np.eye(len(BLOOD_CELLS), dtype=np.float32)[[white]] * THRESHOLD])
+    row = int(scores[:, white].argmax())
+    scores[row] = np.where(np.arange(len(BLOOD_CELLS)) == white, max(THRESHOLD, float(scores[row, white])), 0)
+    return boxes, scores
+
+
+def white_cell(network: Regions, image: Image.Image) -> Boxes:
+    """Box [4] of the white cell of a close-up."""
+    boxes, scores = near_cells(network, image)
+    found: Boxes = boxes[scores[:, BLOOD_CELLS.index("white blood cell")].argmax()]
+    return found
 
 
 def differential(image: Image.Image, boxes: Boxes) -> list[tuple[str, float]]:
@@ -124,15 +163,20 @@ def detect_blood_cells(image: Image.Image, mpp: SmearMpp | None = None, context:
         image: Field of a Giemsa- or Wright-stained smear.
         mpp: Micrometres per pixel where known; without it 0.075 (100x oil) is assumed.
     """
+    fields.require_field(image)
+    network = trunk.network(context)
+    near = mpp is None and close_up(image)
     doubt: BadInput | None = None
     try:
         require_smear(image)
     except BadInput as error:
-        doubt = error
-    network = trunk.network(context)
+        doubt = None if near else error
     wanted = BLOOD_SCALE * (mpp or SMEAR_MPP) / SMEAR_MPP
     scale = min(wanted, _MAX_SIDE / max(image.size))
-    boxes, scores = network.blood(np.asarray(image.convert("RGB")), scale)
+    if near:
+        boxes, scores = near_cells(network, image)
+    else:
+        boxes, scores = network.blood(np.asarray(image.convert("RGB")), scale)
     best = scores.max(axis=1, initial=0.0)
     likely, sure = best >= _LIKELY, best >= THRESHOLD
     if doubt is not None and not crowded(boxes[likely], scores[likely], image.size):
@@ -159,7 +203,9 @@ def detect_blood_cells(image: Image.Image, mpp: SmearMpp | None = None, context:
         warnings.append("types of white cells come from weak labels without basophils; take them as a hint")
     if scale < wanted:
         warnings.append(f"the field was looked at {wanted / scale:.1f} times too small to fit in memory; send a part")
-    if mpp is None:
+    if near:
+        warnings.append("taken for the close-up of a white cell, at whatever scale; it is no count of a smear")
+    elif mpp is None:
         warnings.append(f"no pixel size was given: {SMEAR_MPP:g} µm per pixel (100x oil) was assumed")
     features = [
         _feature(boxes[i], BLOOD_CELLS[kinds[i]], float(scores[i].max()), types.get(i)) for i in range(len(boxes))

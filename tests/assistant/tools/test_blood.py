@@ -78,3 +78,37 @@ def test_research_parts_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(blood, "require_smear", lambda image: None)
     with pytest.raises(NotAvailable, match="research"):
         blood.detect_blood_cells(Image.new("RGB", (64, 64), "red"), context=Context(research=False))
+
+
+@shipped
+@pytest.mark.data
+def test_the_close_up_of_a_white_cell_is_typed() -> None:
+    right = []
+    for row in rows("wbc_seg")[:20]:
+        result = blood.detect_blood_cells(opened("wbc_seg", row))
+        assert result.numbers["counts"]["white blood cell"] >= 1  # type: ignore[index]
+        assert any("close-up" in warning for warning in result.warnings)
+        right.append(str(row["label"]) in result.numbers["white_cell_types"])  # type: ignore[operator]
+    assert np.mean(right) >= 0.75
+
+
+@shipped
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["herlev_pap", "pcam_1k", "crc_polyp5", "consep_patches"])
+def test_what_is_no_white_cell_is_no_close_up(name: str) -> None:
+    assert sum(blood.close_up(opened(name, row)) for row in rows(name)[:12]) == 0
+
+
+def test_a_large_field_is_no_close_up() -> None:
+    assert not blood.close_up(Image.new("RGB", (640, 480), "pink"))
+
+
+def test_a_close_up_without_a_box_is_its_own() -> None:
+    class Nothing:
+        def blood(self, pixels: object, scale: float) -> tuple[object, object]:
+            return np.zeros((0, 4), np.float32), np.zeros((0, 3), np.float32)
+
+    boxes, scores = blood.near_cells(Nothing(), Image.new("RGB", (120, 100)))  # type: ignore[arg-type]
+    assert boxes.tolist() == [[0, 0, 120, 100]]
+    assert scores.tolist() == [[0, blood.THRESHOLD, 0]]
+    assert blood.white_cell(Nothing(), Image.new("RGB", (120, 100))).tolist() == [0, 0, 120, 100]  # type: ignore[arg-type]
