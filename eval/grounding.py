@@ -326,6 +326,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# Grounding on `val`", "",
         f"{DISCLAIMER} {result['n']} phrases, made from labels in words and forms absent from training;"
         f" {result['one_box']} mean one box. An answer below the threshold {result['threshold']:.2f} counts as none."
+        " None is asked whose answer the edge of the field would decide (`training/data/referring.py`)."
         " 95 % intervals by bootstrap over images. Calibration and threshold were fitted on these phrases;"
         f" calibration error {result['calibration_error']:.3f}.", "",
         *head, *(row(name, r) for name, r in parts.items()), "",
