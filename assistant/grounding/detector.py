@@ -20,14 +20,14 @@ from assistant.regions.instances import (
     Settings,
     cells,
     chances,
-    instances,
     kinds_of,
+    outlined,
     resized,
     shares,
     suppress,
 )
 from assistant.regions.model import Regions, load_regions, rescaled
-from assistant.regions.network import BLOOD_CELLS, FEATURES, KINDS, NUCLEUS_KINDS, OFFSETS, STRIDES, TISSUES
+from assistant.regions.network import BLOOD_CELLS, FEATURES, NUCLEUS_KINDS, STRIDES, TISSUES
 
 CLASSES: tuple[str, ...] = (
     *BLOOD_CELLS, "gland", *(f"{kind} nucleus" for kind in NUCLEUS_KINDS), *TISSUES[:3],
@@ -136,11 +136,10 @@ class Detector:
         ``factor``: of the field over it."""
         whole = chances(maps, STRIDES[head])
         seen = resized(whole, shape)
-        nuclei = len(seen) > 2
-        ids = instances(seen[0], seen[1], settings, seen[OFFSETS] if nuclei else None)
+        ids, kinds = outlined(seen, settings)
         sure = kinds_of(ids, seen[:1])
-        if nuclei:
-            sure = sure * kinds_of(ids, seen[KINDS])
+        if kinds is not None:
+            sure = sure * kinds
         order = np.argsort(-sure.sum(axis=1), kind="stable")[:limit]
         boxes = boxes_of(ids) * factor
         shaped = outlines_of(ids, seen[1], order + 1)

@@ -99,6 +99,14 @@ def instances(foreground: Map, distance: Map, settings: Settings, offsets: Map |
     return dense.reshape(foreground.shape).astype(np.int32)
 
 
+def outlined(seen: Map, settings: Settings) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+    """Instance ids [H, W] from what :func:`chances` gives of nuclei or glands, and of nuclei the kinds [N, K]."""
+    if len(seen) == 2:
+        return instances(seen[0], seen[1], settings), None
+    ids = instances(seen[0], seen[1], settings, seen[OFFSETS])
+    return ids, kinds_of(ids, seen[KINDS])
+
+
 def borders(offsets: Map, sigma: float) -> Map:
     """How steeply offsets [2, H, W] fall from one instance to the next, [H, W]: they grow within each."""
     from scipy.ndimage import gaussian_filter

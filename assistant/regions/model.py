@@ -21,13 +21,12 @@ from assistant.regions.instances import (
     Settings,
     cells,
     chances,
-    instances,
-    kinds_of,
+    outlined,
     resized,
     shares,
     suppress,
 )
-from assistant.regions.network import HEADS, KINDS, OFFSETS, STRIDES, Trunk
+from assistant.regions.network import HEADS, OFFSETS, STRIDES, Trunk
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "regions"
 #: Pixels at which the heads were trained, in micrometres where the sources state it.
@@ -142,9 +141,7 @@ class Regions:
     def _instances(self, head: str, pixels: Pixels, scale: float, settings: Settings) -> Instances:
         height, width = pixels.shape[:2]
         seen = self._chances(head, rescaled(pixels, scale), max(1.0, _LARGEST / scale))
-        nuclei = len(seen) > 2
-        ids = instances(seen[0], seen[1], settings, seen[OFFSETS] if nuclei else None)
-        kinds = kinds_of(ids, seen[KINDS]) if nuclei else None
+        ids, kinds = outlined(seen, settings)
         return Instances(smooth_enlarged(ids, (height, width)), kinds)
 
     def _chances(self, head: str, pixels: Pixels, largest: float = 2.0) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,16 @@ def fit_head(
         scores[strength] = balanced_accuracy_score(y, guess)
     best = max(scores, key=lambda strength: scores[strength])
     fitted = model(best).fit(features, y)
+    return head_of(fitted, encoder), best
+
+
+def head_of(fitted: Any, encoder: str) -> Head:
+    """A fitted ``LogisticRegression`` as a head without a threshold."""
     weight, bias = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes
         weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.array([-bias[0], bias[0]]) / 2
     classes = tuple(str(name) for name in fitted.classes_)
-    return Head(classes, weight.astype(np.float32), bias.astype(np.float32), 0.0, encoder), best
+    return Head(classes, weight.astype(np.float32), bias.astype(np.float32), 0.0, encoder)
 
 
 def other_threshold(head: Head, features: NDArray[np.float32], labels: Sequence[str], keep: float) -> float:

@@ -21,6 +21,7 @@ from assistant.tools.features import PATHCLIP, pooled_features
 from assistant.tools.heads import Head
 from training.data.records import DataError
 from training.data.white_cells import close_ups, white_cells
+from training.tools.heads import head_of
 
 LEAST = 10
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -49,12 +50,8 @@ def fit(features: NDArray[np.float32], labels: NDArray[np.str_], copies: int = 1
         cv=StratifiedGroupKFold(5, shuffle=True, random_state=seed),
     )
     search.fit(features[kept], labels[kept], groups=np.tile(np.arange(len(labels) // copies), copies)[kept])
-    best = search.best_estimator_
     encoder = sha256(PATHCLIP / "model.safetensors")[:12]
-    weight, bias = best.coef_.astype(np.float32), best.intercept_.astype(np.float32)
-    if len(best.classes_) == 2:  # one row of numbers for the second class against the first
-        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-    return Head(tuple(map(str, best.classes_)), weight, bias, 0.0, encoder), float(search.best_score_)
+    return head_of(search.best_estimator_, encoder), float(search.best_score_)
 
 
 def main() -> None:
