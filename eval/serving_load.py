@@ -145,6 +145,7 @@ def _picture(number: int) -> dict[str, Any]:
 def table(load: Load, conversations: int, seconds: float) -> dict[str, Any]:
     """The numbers that the report shows; memory after the first third of the time, which is warm-up."""
     steady = [mib for when, mib in load.memory if when > seconds / 3]
+    fifths = [part for part in np.array_split(steady, 5) if len(part)]  # a short run has fewer than five samples
     said = [answer for _, answer in load.asked]
     same = sum(a == b for a, b in zip(said, load.again, strict=True))
     others = sum(a == b for i, a in enumerate(load.again) for j, b in enumerate(said) if i != j)
@@ -165,6 +166,6 @@ def table(load: Load, conversations: int, seconds: float) -> dict[str, Any]:
         "answers_per_s": round(load.answers / seconds, 2),
         "open_tokens_per_s": round(load.open_tokens / load.open_seconds, 1) if load.open_seconds else None,
         "memory_mib": [round(min(steady)), round(max(steady))] if steady else [],
-        "memory_fifths_mib": [round(float(np.median(part))) for part in np.array_split(steady, 5)] if steady else [],
+        "memory_fifths_mib": [round(float(np.median(part))) for part in fifths],
         "memory_growth": round(steady[-1] / steady[0] - 1, 4) if len(steady) > 1 else None,
     }

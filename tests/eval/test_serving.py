@@ -20,7 +20,7 @@ from assistant.errors import PathAssistError
 from assistant.images.intake import load_image
 from eval import serving_kill
 from eval.serving_hostile import Judged, attacks, file_request, files, generated, openapi, send
-from eval.serving_load import converse, table
+from eval.serving_load import Load, converse, table
 from eval.serving_report import _growth, markdown
 from tests.fakes import EchoAssistant
 from tests.serving import serving
@@ -60,6 +60,12 @@ def test_a_mixed_up_answer_is_seen_and_a_right_one_is_not() -> None:
         assert numbers["first_token_p99_s"] >= numbers["first_token_p50_s"]
         assert numbers["asked_again"] > 2
         assert (numbers["same_alone"] == numbers["asked_again"]) is not bad
+
+
+@pytest.mark.parametrize(("samples", "fifths"), [(0, []), (2, [100, 101]), (10, [100, 102, 104, 106, 108])])
+def test_memory_of_a_short_run_has_as_many_parts_as_samples(samples: int, fifths: list[int]) -> None:
+    load = Load(memory=[(1.0 + at / 100, 100.0 + at) for at in range(samples)])
+    assert table(load, 1, 1.0)["memory_fifths_mib"] == fifths
 
 
 def test_attacks_and_files_repeat_and_none_gets_through() -> None:
