@@ -223,15 +223,23 @@ def pooled(features: NDArray[np.float32], boxes: Boxes, stride: float = 1) -> ND
     """Mean of a map [F, h, w], ``stride`` pixels a cell, over boxes [N, 4]: [N, F]; a box has at least one cell."""
     boxes = (boxes / stride).astype(np.float32)
     count, height, width = features.shape
-    table = np.zeros((count, height + 1, width + 1), np.float64)
-    table[:, 1:, 1:] = features.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
     x0 = np.clip(np.floor(boxes[:, 0]).astype(int), 0, width - 1)
     y0 = np.clip(np.floor(boxes[:, 1]).astype(int), 0, height - 1)
     x1 = np.clip(np.ceil(boxes[:, 2]).astype(int), x0 + 1, width)
     y1 = np.clip(np.ceil(boxes[:, 3]).astype(int), y0 + 1, height)
-    sums = table[:, y1, x1] - table[:, y0, x1] - table[:, y1, x0] + table[:, y0, x0]
-    means: NDArray[np.float32] = (sums / ((y1 - y0) * (x1 - x0))).T.astype(np.float32)
+    columns = _weights(x0, x1, width)
+    rows = _weights(y0, y1, height)
+    strips = (features.reshape(count * height, width) @ columns.T).reshape(count, height, len(boxes))
+    means: NDArray[np.float32] = np.einsum("fhn,nh->nf", strips, rows)
     return means
+
+
+def _weights(first: NDArray[np.int64], end: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+    """Rows [N, length] that are 1 / (end - first) from ``first`` up to ``end``, else 0."""
+    at = np.arange(length)
+    inside = ((at >= first[:, None]) & (at < end[:, None])).astype(np.float32)
+    inside /= (end - first)[:, None]
+    return inside
 
 
 def colours(pixels: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
@@ -239,7 +247,8 @@ def colours(pixels: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
     maps = pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     size = boxes[:, 2:] - boxes[:, :2]
     wide = np.concatenate([boxes[:, :2] - size / 2, boxes[:, 2:] + size / 2], axis=1)
-    return np.concatenate([pooled(maps, boxes), pooled(maps, wide)], axis=1)
+    means = pooled(maps, np.concatenate([boxes, wide]))
+    return np.concatenate([means[: len(boxes)], means[len(boxes) :]], axis=1)
 
 
 @lru_cache(maxsize=2)

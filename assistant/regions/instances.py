@@ -67,9 +67,14 @@ def shares(logits: Map) -> Map:
 def chances(maps: Map, stride: int) -> Map:
     """Logits of foreground, distance and kinds [C, h, w] as chances at the size of the input, [C, h·s, w·s]; offsets
     stay what they are, within -1…1."""
-    shapes = 1 / (1 + np.exp(-maps[:2]))
-    found = np.concatenate([shapes, shares(maps[KINDS]), maps[OFFSETS].clip(-1, 1)]) if len(maps) > 2 else shapes
-    return resized(np.asarray(found, np.float32), (maps.shape[1] * stride, maps.shape[2] * stride))
+    import torch
+
+    logits = torch.from_numpy(np.ascontiguousarray(maps))
+    parts = [logits[:2].sigmoid()]
+    if len(maps) > 2:
+        parts += [logits[KINDS].softmax(dim=0), logits[OFFSETS].clamp(-1, 1)]
+    found: Map = torch.cat(parts).numpy()
+    return resized(found, (maps.shape[1] * stride, maps.shape[2] * stride))
 
 
 def instances(foreground: Map, distance: Map, settings: Settings, offsets: Map | None = None) -> NDArray[np.int32]:
@@ -94,9 +99,11 @@ def instances(foreground: Map, distance: Map, settings: Settings, offsets: Map |
     found: NDArray[np.int32] = watershed(between - smooth, seeds, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
     sizes = np.bincount(found.ravel())
     mean = np.bincount(found.ravel(), weights=foreground.ravel()) / np.maximum(sizes, 1)
-    found[((sizes < settings.least) | (mean < settings.sure))[found]] = 0
-    dense = np.unique(found, return_inverse=True)[1]
-    return dense.reshape(foreground.shape).astype(np.int32)
+    kept = (sizes >= settings.least) & (mean >= settings.sure)
+    kept[0] = False
+    numbers = (kept.cumsum() * kept).astype(np.int32)
+    dense: NDArray[np.int32] = numbers[found]
+    return dense
 
 
 def outlined(seen: Map, settings: Settings) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
