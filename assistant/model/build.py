@@ -37,6 +37,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 #: Chat template → the token that ends a turn; None is the tokenizer's own end of sequence.
 END_OF_TURN = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "vicuna": None}
 
+#: What the names of a pathclip file's image tower begin with.
+_ENCODER = "visual.backbone."
+
 ConnectorKind = Literal["mlp", "linear", "scale_invariant"]
 
 
@@ -243,6 +246,9 @@ def _load_vision(vision: Vision, path: Path) -> Any:
         has_config = (path / "open_clip_config.json").is_file()
         return load_open_clip_vision(path, None if has_config else vision.architecture)[0]
     state = read_state(path / "model.safetensors" if path.is_dir() else path)
+    # Of an image–text encoder of ours (pathclip-small) the image tower is taken.
+    inner = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
+    state = inner or state
     try:
         config = TimmTowerConfig(
             architecture=vision.architecture,

@@ -27,7 +27,8 @@ class RegionsRecipe:
 
     Attributes:
         shares: Crops of each source in a batch, as (source, count).
-        start: A tower for the encoder, a whole network to go on from, or "" for a random start (tests).
+        start: A tower for the encoder, a whole network to go on from, several files of which a later one counts where
+            it has the same tensor, or "" for a random start (tests).
         encoder_lr: 0 leaves the encoder as it is.
         floating: Share of the gland crops on bare glass.
         open_only: Leave out the sources without an open licence.
@@ -37,7 +38,7 @@ class RegionsRecipe:
         ("monuseg", 3), ("consep_patches", 3), ("dsb2018_stained", 1), ("glas", 2), ("luad_tissue_seg", 1),
         ("bccd_boxes", 2),
     )  # fmt: skip
-    start: str = "assistant/weights/pathclip-small/model.safetensors"
+    start: str | tuple[str, ...] = "assistant/weights/pathclip-small/model.safetensors"
     steps: int = 1500
     lr: float = 2e-3
     encoder_lr: float = 4e-4
@@ -62,7 +63,8 @@ def run(recipe: RegionsRecipe, out: Path, *, resume: bool = False) -> list[float
     if recipe.start:
         from safetensors.torch import load_file
 
-        start(trunk, load_file(recipe.start))
+        for path in (recipe.start,) if isinstance(recipe.start, str) else recipe.start:
+            start(trunk, load_file(path))
     return train(trunk, Sampler(fields, shares, recipe.seed, recipe.floating), recipe, out, resume=resume)
 
 

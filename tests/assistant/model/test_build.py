@@ -285,6 +285,10 @@ def test_hugging_face_clip_and_timm_folders_build_too(tmp_path: Path) -> None:
     model, _ = build_from_preset(replace(preset, vision=vision), tmp_path / "timm", language)
     weight = model.model.vision_tower.backbone.conv_stem.weight
     torch.testing.assert_close(weight.float(), network.conv_stem.weight, atol=1e-2, rtol=1e-2)
+    inside = {f"visual.backbone.{k}": v for k, v in network.state_dict().items()} | {"logit_scale": torch.ones(())}
+    save_file(inside, tmp_path / "pathclip.safetensors")
+    same, _ = build_from_preset(replace(preset, vision=vision), tmp_path / "pathclip.safetensors", language)
+    assert torch.equal(same.model.vision_tower.backbone.conv_stem.weight, weight)
     for architecture, width, reason in (
         ("test_vit", 64, "is no test_vit: it lacks"),
         ("test_resnet", 256, "set hidden_size=96"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from assistant.regions.network import Trunk
 from training.data.records import DataError
@@ -25,7 +26,7 @@ from training.regions.data import (
     offsets,
     touching,
 )
-from training.regions.train import RegionsRecipe, start, train
+from training.regions.train import RegionsRecipe, run, start, train
 from training.regions.train import offsets as offset_loss
 
 RED, WHITE = (200, 30, 30), (240, 240, 240)
@@ -211,3 +212,20 @@ def test_a_stage_goes_on_from_a_tower_or_a_whole_network() -> None:
     tower = {f"visual.backbone.{k}": v for k, v in whole.encoder.state_dict().items()}
     start(made := Trunk(("glands",)), tower)
     assert all(torch.equal(v, made.encoder.state_dict()[k]) for k, v in whole.encoder.state_dict().items())
+
+
+def test_of_several_files_to_start_from_a_later_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / "whole.safetensors", tmp_path / "decoder.safetensors"]
+    torch.manual_seed(2)
+    whole, decoder = Trunk(("glands",)).state_dict(), Trunk(("glands",)).state_dict()
+    decoder = {k: v for k, v in decoder.items() if not k.startswith("encoder.")}
+    for file, state in zip(files, (whole, decoder), strict=True):
+        save_file({k: v.contiguous() for k, v in state.items()}, file)
+    monkeypatch.setattr("training.regions.train.load_fields", lambda name, _: [field(name)])
+    recipe = RegionsRecipe(
+        shares=(("glas", 1),), start=tuple(str(f) for f in files), steps=1, lr=0.0, encoder_lr=0.0, weight_decay=0.0
+    )
+    run(recipe, tmp_path / "run")
+    found = load_file(tmp_path / "run" / "model.safetensors")
+    assert not any(k.startswith("encoder.") for k in found)
+    assert all(torch.equal(v, decoder[k].half()) for k, v in found.items())
