@@ -13,14 +13,16 @@ DISCLAIMER = "Research use only, not for diagnosis."
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the image as given, origin top left."""
+    """A rectangle in pixels of the image as given, origin top left; ``image`` is that image's number, from 1."""
 
     label: str
     xyxy: tuple[float, float, float, float]
     score: float
+    image: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        return {"label": self.label, "xyxy": list(self.xyxy), "score": self.score}
+        found = {"label": self.label, "xyxy": list(self.xyxy), "score": self.score}
+        return found if self.image == 1 else found | {"image": self.image}
 
 
 @dataclass(frozen=True)

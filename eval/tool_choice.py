@@ -4,10 +4,9 @@ Planning is measured on requests in words never trained on (``training.data.tool
 keyword baseline and the language model without its adapter; answering with tools against answering without, on
 ``val`` questions of the sets that only a tool knows and on counts.
 
-Settings were chosen by the wordings of ``val`` and the requests of ``FRESH`` to ``FRESH3``, whose errors were read;
-those of ``FRESH4`` were written by somebody else before the last change, and nothing was tuned on them: they are
-reported apart. ``--before`` names the folder of an earlier classifier to be measured on them too. Parts can be measured
-one at a time (``--parts``); the others are kept.
+Settings and rules were chosen by the wordings of ``val`` and the requests of ``FRESH`` to ``FRESH4``, whose errors were
+read; those of ``FRESH5`` were written by somebody else before they were measured, and nothing was tuned on them: they
+are reported apart. Parts can be measured one at a time (``--parts``); the others are kept.
 
     OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results
 """
@@ -30,7 +29,7 @@ from PIL import Image
 
 from assistant.answer import Answer
 from assistant.chat.grammar import FunctionTool, Parameter
-from assistant.chat.intent import FILE, load_intent
+from assistant.chat.intent import FILE
 from assistant.chat.planner import NAME, Facts, PlannedCall, Planner, Step, load_planner
 from assistant.chat.tool_loop import MAX_STEPS
 from assistant.files import write_text
@@ -41,12 +40,10 @@ from eval.provenance import write_json
 from eval.stats import cluster_interval, compare
 from training.data.questions import diagnosis_names, four_choice
 from training.data.records import data_root, load_records, read_jsonl
-from training.data.tool_calls import Request, Requests, fresh_requests, planned_tools
-from training.data.tool_phrases_wide import SHARED
+from training.data.tool_calls import Expected, Request, Requests, fresh_requests, planned_tools
 
-#: The sets as the page names them, and the earlier classifier on the last.
-VAL, DEVELOPMENT, FRESH = "val", "development", "fresh4"
-EARLIER = f"earlier classifier, {FRESH}"
+#: The sets as the page names them.
+VAL, DEVELOPMENT, FRESH = "val", "development", "fresh5"
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results"
 TOOL_SETS = {"crc_polyp5": "colorectal", "herlev_pap": "cervical", "wbc_seg": "white blood cells"}
 #: Control: the first pattern found in the question decides.
@@ -143,11 +140,23 @@ def planning(planner: Any, requests: Sequence[Request], whole: int | None = None
             "kind": request.kind, "group": request.wording, "right": right, "over": bool(got) and not wanted,
             "first": got[:1] == wanted[:1], "complete": complete,
             "valid": [valid(tools[c.name], c.arguments, room) for c in calls if complete],
-            "exact": right and [c.arguments for c in sorted(calls, key=lambda c: c.name)]
-            == [c.arguments for c in sorted(request.calls, key=lambda c: c.name)],
+            "exact": right and _plain(calls) == _plain(request.calls),
             "seconds": seconds, "question": request.question, "got": got, "wanted": wanted,
         })  # fmt: skip
     return rows
+
+
+def _plain(calls: Sequence[PlannedCall] | Sequence[Expected]) -> list[str]:
+    """Calls in an order of their own, to be compared; defaults and a leading article of a phrase make no difference."""
+    tools = {tool.name: tool for tool in planned_tools()}
+    out = []
+    for call in calls:
+        defaults = {p.name: p.default for p in (tools[call.name].parameters if call.name in tools else ())}
+        arguments = {k: v for k, v in call.arguments.items() if k == "image" or v != defaults.get(k)}
+        if "phrase" in arguments:
+            arguments["phrase"] = re.sub(r"^(?:the|an?|any)\s+", "", str(arguments["phrase"]), flags=re.I).casefold()
+        out.append(json.dumps([call.name, arguments], sort_keys=True))
+    return sorted(out)
 
 
 def planning_table(name: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -258,16 +267,15 @@ def markdown(result: dict[str, Any]) -> str:
         "# Calling tools: the right one, and better answers for it", "", f"Printed by `{result['command']}`.",
         f"{total} requests in words never trained on ({listed}).",
         "*val*: generated from wordings by which the classifier's settings are chosen. *development*: whole requests,",
-        "once three fresh sets; the errors of two were read before the training words were widened, settings are",
-        "chosen by them too. *fresh4*: whole requests by one who had not seen the training words, written before the",
-        "last requests for training were (by others), and their errors unread;",
-        f"nothing was tuned on them, and training leaves out what shares {SHARED:.0%} of its words with one of them.",
-        f"*earlier classifier*: shipped before those ({result['before']}…, measured by `--before FOLDER`).",
+        "once four fresh sets; settings and rules for arguments are chosen by them too. *fresh5*: whole requests by",
+        "one who had seen neither the code nor the training words, most of them with arguments (which of several",
+        "images, a pixel size, a count); nothing was tuned on them, and their errors are unread.",
         "Intervals are 95 %, by bootstrap over wordings (planning) or slides and images (answering). Goals: right tool",
         "≥ 0.97, over-call ≤ 0.03, valid arguments 1.00. *right tool*: exactly the calls wanted, none included.",
         "*over-call*: of the requests that need no tool, those with a call. *keywords*: the first pattern of a fixed",
         "list. *no adapter*: the same language model under the same grammar without the trained adapter, on fewer",
-        "requests.", "",
+        "requests. *right arguments too*: all are the ones wanted; defaults and the article of a phrase to box do",
+        "not count.", "",
         "## Planning", "", "| planner | requests | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [_line(row) for row in result["planning"]]
@@ -297,7 +305,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {w['kind']}: “{w['question']}” → {w['got'] or 'none'}, wanted {w['wanted'] or 'none'}"
         for w in result["wrong"]
     ]
-    fresh = f"{result['wrong_fresh']} of fresh4 were planned wrongly; they are not listed, to stay fresh."
+    fresh = f"{result['wrong_fresh']} of fresh5 were planned wrongly; they are not listed, to stay fresh."
     lines += ["", fresh]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -310,10 +318,10 @@ def _line(row: dict[str, Any]) -> str:
 def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str, Any]:
     """The planning part of the result.
 
-    What is slow or of the past is measured only where asked for, else kept from ``old``: the model without its adapter
-    (``args.control`` requests) and an earlier classifier (the folder ``args.before``).
+    The model without its adapter, which is slow, is measured only where asked for (``args.control`` requests), else
+    kept from ``old``.
     """
-    adapter, before, whole, control = args.adapter, args.before, args.whole, args.control
+    adapter, whole, control = args.adapter, args.whole, args.control
     drawn = Requests("val", args.seed)
     sets = {VAL: [drawn.draw(i) for i in range(args.requests)], DEVELOPMENT: fresh_requests()}
     sets[FRESH] = fresh_requests(held=True)
@@ -323,10 +331,6 @@ def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str,
     for name, part in rows.items():
         tables += planning_table(f"trained, {name}", part)
     print(json.dumps([t for t in tables if t["part"] == "all"], indent=1), flush=True)
-    if before is not None:
-        tables += planning_table(EARLIER, planning(_chooser(before), sets[FRESH], 0))
-    else:
-        tables += [t for t in old.get("planning", []) if t["model"] == EARLIER]
     for name, part in sets.items():
         words = planning_table(f"keywords, {name}", planning(Keywords(), part))
         tables += [t for t in words if t["part"] == "all"]
@@ -338,8 +342,7 @@ def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str,
     seconds = [s for part in rows.values() for r in part if r["complete"] for s in r["seconds"]]
     wrong = [{k: r[k] for k in ("kind", "question", "got", "wanted")} for r in rows[VAL] if not r["right"]]
     return {
-        "command": _command(sys.argv[1:]), "classifier": _classifier(adapter),
-        "before": _classifier(before) if before else old.get("before", ""), "seed": args.seed,
+        "command": _command(sys.argv[1:]), "classifier": _classifier(adapter), "seed": args.seed,
         "requests": {name: len(part) for name, part in rows.items()},
         "wordings": {name: len({r["group"] for r in part}) for name, part in rows.items()},
         "planning": tables, "prompt_tokens": planner.prompt_tokens(planned_tools()),
@@ -350,20 +353,8 @@ def measure_planning(args: argparse.Namespace, old: dict[str, Any]) -> dict[str,
 
 
 def _command(words: list[str]) -> str:
-    """The command that prints the page again; an earlier classifier's rows are kept, so its folder is left out."""
-    if "--before" in words:
-        at = words.index("--before")
-        words = words[:at] + words[at + 2 :]
+    """The command that prints the page again."""
     return " ".join([*COMMAND.split(" ")[:4], *words])
-
-
-def _chooser(folder: Path) -> Planner:
-    """A planner that only chooses tools, by the classifier of a folder."""
-
-    def unread() -> Any:
-        raise RuntimeError("a choice among our own tools reads no language model")
-
-    return Planner(unread, load_intent(folder))
 
 
 def _classifier(adapter: Path | None) -> str:
@@ -381,7 +372,6 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=12, help="requests for the model without its adapter")
     parser.add_argument("--per-set", type=int, default=40, help="questions a set for answering")
     parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
-    parser.add_argument("--before", type=Path, help="folder of an earlier classifier, for comparison on fresh4")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     path = args.out / "tool-choice.json"

@@ -4,7 +4,7 @@
 
 One logistic output a tool on hashed words and the sentence vector of MiniLM, whose upper layers get low-rank changes;
 trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val``, ``FRESH`` to
-``FRESH3``, never on ``FRESH4``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a
+``FRESH4``, never on ``FRESH5``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a
 quarter of the training wordings is kept out and they are chosen by those. ``--start`` goes on from a trained
 classifier, in fewer steps; ``--average`` takes the mean of several such. ``--seed`` fixes the requests. Some minutes on
 one core.

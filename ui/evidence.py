@@ -236,8 +236,10 @@ def regions_html(boxes: Sequence[Box], picture: str, size: tuple[int, int], text
 
     Pointing at a phrase or an entry, or moving to it by keyboard, lights up its boxes; the style sheet does that alone.
     """
+    several = any(b.image != 1 for b in boxes)
     items = "".join(
-        f'<li><span class="link" tabindex="0" data-box="{n}">{escape(b.label)}</span> <small>{b.score:.2f}</small></li>'
+        f'<li><span class="link" tabindex="0" data-box="{n}">{escape(b.label)}</span> '
+        f"<small>{f'image {b.image} · ' if several else ''}{b.score:.2f}</small></li>"
         for n, b in enumerate(boxes, 1)
     )
     words = linked(text, boxes)

@@ -7,11 +7,13 @@ is checked against the tool's parameters, so that nothing is proposed that its s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from assistant.chat.grammar import FunctionTool, Parameter, numbers_in
+from assistant.chat.grammar import FunctionTool, Parameter, digits_for_words
+from assistant.chat.phrase import phrase_of
+from assistant.chat.which_image import meant, recoloured
 
 _PICTURE = r"(?:images?|pictures?|photos?|fields?|micrographs?|views?|tiles?|slides?|sections?|patch(?:es)?|scans?)"
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -21,16 +23,35 @@ NUMBERED = re.compile(
     rf"|\b(\d{{1,2}})(?:st|nd|rd|th)\s+{_PICTURE}\b|\b({'|'.join(_ORDINALS)})\s+(?:{_PICTURE}|one)\b|\b(last)\s+{_PICTURE}\b",
     re.IGNORECASE,
 )
-_UNIT = r"(?:µm|μm|um|microns?|micromet(?:er|re)s?|mpp)"
+_MICROMETRE = r"(?:µm|μm|um|mu|mic|microns?|micromet(?:er|re)s?)"
+_PIXEL = r"(?:pix(?:els?)?|px)"
+#: Sizes of a pixel, in micrometres, in nanometres, or pixels in a micrometre.
 MPP = re.compile(
-    rf"(\d*\.?\d+)\s*{_UNIT}\b(?!\s*(?:wide|long|thick))|(?:pixel size|resolution|mpp)\D{{0,12}}?(\d*\.?\d+)", re.I
+    rf"(?P<per>\d*\.?\d+)\s*{_PIXEL}\s*(?:/|per|to (?:a|the|one)|in (?:a|one)|a)\s*(?:1\s*)?{_MICROMETRE}\b"
+    rf"|(?P<nm>\d+(?:\.\d+)?)\s*(?:nm|nanomet(?:er|re)s?)\b"
+    rf"|(?P<um>\d*\.?\d+)\s*(?:{_MICROMETRE}|mpp)\b(?!\s*(?:wide|long|thick|sections?|cuts?|across|in diameter))"
+    r"|(?:pixel size|resolution|mpp)\D{0,12}?(?P<size>\d*\.?\d+)",
+    re.IGNORECASE,
 )
-_THRESHOLD = re.compile(r"threshold\D{0,12}?(\d*\.\d+|\d+)", re.IGNORECASE)
+_THRESHOLD = re.compile(r"\b(?:thresh(?:old)?|cut-?off)\b\D{0,12}?(\d*\.\d+|\d+)", re.IGNORECASE)
+_FOUND = (
+    r"(?:cases?|hits?|look-?alikes?|neighbou?rs?|match(?:es)?|examples?|results?|precedents?|nearest|closest|similar)"
+)
+#: How many cases: "ten hits", "top 7", "3 similar cases".
+_HOW_MANY = re.compile(rf"\b(?:top|best|k\s*=)\s*(\d+)\b|\b(\d+)\s+(?:[\w-]+\s+){{0,3}}?{_FOUND}\b", re.IGNORECASE)
+#: What narrows a search for cases, as far as words announce it.
+_NARROWED = re.compile(
+    r"\b(?:keywords?|the words?|terms?|restrict\w*(?: \w+){0,3} to|narrow\w*(?: \w+){0,3} (?:to|by|with))\s*:?\s*"
+    r"(?:the (?:keywords?|words?|terms?):?\s*)?([^.;:!?,]{3,80})",
+    re.IGNORECASE,
+)
+_MASKS = re.compile(r"\b(?:outlin|contour|mask|trac(?:e|ing)|delineat|silhouette)", re.IGNORECASE)
 #: Words that decide an enum: argument, value, pattern; the first that is found counts.
 _WORDS: tuple[tuple[str, str, str], ...] = (
-    ("compartment", "membrane", r"\bher-?2|\berbb-?2|membran|\bpd-?l1|\btps\b|\bcps\b"),
+    ("compartment", "membrane", r"\bher-?2|\berbb-?2|membran|\bpd-?l1|\btps\b|\bcps\b|cadherin|\begfr|claudin"),
     ("method", "vahadane", r"\bvahadane"), ("method", "reinhard", r"\breinhard"), ("method", "macenko", r"\bmacenko"),
     ("method", "classical", r"\bclassical|\bwatershed"),
+    ("method", "network", r"\b(?:with|by|using|the|go for|deep|neural)\s+(?:\w+\s+)?net(?:work)?\b|\bnetwork method"),
     ("site", "colorectal", r"\bcolo(?!u)|bowel|polyp|\brect(?:um|al)|sigmoid|caec|cecum|intestin"),
     ("site", "lung", r"\blung|pulmon|bronch"), ("site", "oral", r"\boral|\bmouth|tongue|gingiv"),
     ("site", "lymph node", r"lymph node|\bnodal"),
@@ -40,9 +61,20 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 #: Words of an order that points back: what is meant was named before ("Where is the largest gland? Box it.").
 _POINTING = re.compile(
     r"a|about|again|also|and|around|at|be|box|boxed|boxes|bounding|can|circle|could|draw|find|for|frame"
-    r"|have|highlight|i|in|indicate|is|it|its|just|like|locate|mark|me|my|now|of|on|one|outline|ones|out"
-    r"|place|please|point|put|rectangle|ring|see|show|so|spot|tell|that|the|them|then|there|these|they|this"
-    r"|those|thanks|to|too|us|want|where|which|with|would|you"
+    r"|have|highlight|i|image|in|indicate|is|it|its|just|like|locate|mark|me|my|now|of|on|one|outline|ones|out"
+    r"|do|field|photo|picture|place|please|point|put|rectangle|ring|see|show|slide|so|spot|tell|that|the|them"
+    r"|then|there|these|they|this|those|thanks|to|too|us|want|where|which|will|with|would|you"
+)
+#: Words that say no more of cases than that some are searched for.
+_SEARCHING = re.compile(
+    r"a|about|again|ago|alikes?|all|also|an|and|any|anything|appearance|attached|archiv(?:e|ed|es|al)|are|at|before|best|bring|by"
+    r"|can|cases?|clos(?:e|est)|collection|come|comes|compar(?:able|e|ison)|could|databases?|dig|do|does|earlier|every"
+    r"|examples?|f(?:etch|ields?|iles?|ind|irst|rom|or)|get|give|go|had|has|have|here|how|i|images?|in|into|is|it|its|kept|last|librar(?:y|ies)"
+    r"|like|list|look|look(?:alikes?|ing|s)|many|match(?:es|ing)?|me|met|mine|more|most|my|near(?:est)?|neighbou?rs?|new"
+    r"|of|old|older|on|one|ones|or|other|others|our|ours|out|past|pattern|photos?|pictures?|please|pls|precedents?"
+    r"|previous|pull|put|query|records?|resembl(?:e|es|ing)|results?|retrieve|reverse|s|same|search|second|seen|show|similar"
+    r"|similarity|slides?|so|some|something|stored?|such|thanks|that|the|their|them|then|there|these|this|those|through"
+    r"|to|top|try|under|up|us|using|very|we|what|which|with|would|years?|you|your"
 )
 
 
@@ -51,41 +83,60 @@ def points_back(clause: str) -> bool:
     return all(_POINTING.fullmatch(word) for word in re.findall(r"[^\W\d_]+", clause.casefold()))
 
 
-def images_named(text: str) -> list[int]:
-    """Numbers of the images that a text names, in their order; 0 stands for the last one."""
-    found = []
-    for number, nth, ordinal, last in NUMBERED.findall(text):
-        word = (number or ordinal or nth).casefold()
-        if last:
-            found.append(0)
-        elif word in _ORDINALS:
-            found.append(_ORDINALS.index(word) + 1)
-        else:
-            found.append(_SPELLED.index(word) + 1 if word in _SPELLED else int(word))
-    return found
+def says_what(text: str) -> bool:
+    """Whether a text to search cases for says more than that cases are searched for."""
+    return any(not _SEARCHING.fullmatch(word) for word in re.findall(r"[^\W\d_]+", text.casefold()))
+
+
+def images_asked(
+    clause: str, question: str, images: int, remade: Mapping[int, int], references: Collection[int] = ()
+) -> list[int]:
+    """Numbers of the images that a tool is asked to work on, at least one.
+
+    Args:
+        clause: The part of the question that asks for the tool.
+        images: Images sent.
+        references: Images that gave their colours to others; beside those they are named for that alone.
+        remade: Image → the picture that an earlier call of this turn made of it, numbered after those sent; what is
+            asked of an image holds for that picture, and without a word the tool works on the last of them.
+    """
+    if images + len(remade) < 2:
+        return [1]
+    named = meant(clause, images, len(remade))
+    if not named and remade:
+        return [max(remade.values())]
+    named = [number for number in named if number not in references] or named
+    named = named or meant(question, images) or [1]
+    return list(dict.fromkeys(remade.get(number, number) for number in named))
 
 
 def settled(
-    tool: FunctionTool, clause: str, question: str, images: int, made: int
+    tool: FunctionTool, clause: str, question: str, image: int, room: int
 ) -> tuple[dict[str, Any], tuple[Parameter, ...]]:
     """Arguments the words settle, and the parameters that are left to the language model.
 
     Args:
         clause: The part of the question that asks for the tool.
-        images: Images sent. made: Pictures that earlier calls of this turn made, numbered after those; a tool that
-            follows works on the last of them unless its clause names another.
+        image: Which of :func:`images_asked` the call is for.
+        room: Images there are, those that earlier calls made included.
     """
     out: dict[str, Any] = {}
     left = []
-    references = [p for p in tool.parameters if p.kind == "image" and p.name != "image"]
+    others = [p.name for p in tool.parameters if p.kind == "image" and p.name != "image"] if room > 1 else []
+    if others == ["reference"] and (pair := recoloured(question, room)):
+        out["image"], out["reference"] = pair
     for parameter in tool.parameters:
         if parameter.kind == "image":
-            if references and images + made > 1:
+            if not others:
+                out[parameter.name] = image
+            elif parameter.name not in out:
                 left.append(parameter)
-            else:
-                out[parameter.name] = _image(clause, question, images, made)
         elif parameter.kind == "string":
-            left.append(parameter)
+            words = said_of(parameter.name, clause, question)
+            if words:
+                out[parameter.name] = words[: parameter.longest]
+            else:
+                left.append(parameter)
         else:
             value = _value(parameter, clause, question)
             if value is not None:
@@ -95,41 +146,51 @@ def settled(
     return out, tuple(left)
 
 
-def _image(clause: str, question: str, images: int, made: int) -> int:
-    named = _within(images_named(clause), images + made)
-    if named:
-        return named[0]
-    if made:
-        return images + made
-    everywhere = set(_within(images_named(question), images))
-    return everywhere.pop() if len(everywhere) == 1 else 1
-
-
-def _within(numbers: Sequence[int], most: int) -> list[int]:
-    return [n or most for n in numbers if n <= most]
+def said_of(name: str, clause: str, question: str) -> str:
+    """A text argument that words announce: what to box, or what narrows a search; "" where none do."""
+    if name == "text":
+        found = _NARROWED.search(clause) or _NARROWED.search(question)
+        words = found.group(1).strip(" \"'“”") if found else ""
+        return words if says_what(words) else ""
+    return phrase_of(clause, question) if name == "phrase" else ""
 
 
 def _value(parameter: Parameter, clause: str, question: str) -> Any:
     """The value that the words name and the parameter allows; None where there is none."""
+    if parameter.name == "masks":
+        return True if _MASKS.search(clause) else None
     if parameter.kind == "enum":
-        for name, value, pattern in _WORDS:
-            if name == parameter.name and value in parameter.values and re.search(pattern, clause, re.IGNORECASE):
-                return value
+        for text in (clause, question):  # "By Vahadane, please: image 1 as image 2"
+            for name, value, pattern in _WORDS:
+                if name == parameter.name and value in parameter.values and re.search(pattern, text, re.IGNORECASE):
+                    return value
         return None
     match parameter.name:
         case "mpp":
-            found = [float(a or b) for a, b in MPP.findall(question)]
+            found = pixel_sizes(question)
         case "threshold":
-            found = [float(v) for v in _THRESHOLD.findall(clause)]
+            found = [float(v) for v in _THRESHOLD.findall(question)]
         case "k":
-            bare = MPP.sub(" ", NUMBERED.sub(" ", clause))
-            found = numbers_in(re.sub(r"\b(?:this|that|which|no|the|such|only|any)\s+one\b", " ", bare, flags=re.I))
+            found = [float(a or b) for text in (clause, question) for a, b in _HOW_MANY.findall(digits_for_words(text))]
         case _:
             return None
     fitting = [v for v in found if parameter.allows(v)]
     if not fitting:
         return None
     return int(fitting[0]) if parameter.kind == "integer" else fitting[0]
+
+
+def pixel_sizes(text: str) -> list[float]:
+    """Micrometres a pixel, as far as a text states them, in its order."""
+    out = []
+    for match in MPP.finditer(text):
+        value = float(match.group(match.lastgroup or "um"))
+        if match.lastgroup == "per":
+            value = 1 / value if value else 0.0
+        elif match.lastgroup == "nm":
+            value /= 1000
+        out.append(round(value, 6))
+    return out
 
 
 def narrowed(tool: FunctionTool, fixed: dict[str, Any], left: Sequence[Parameter]) -> FunctionTool:

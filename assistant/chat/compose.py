@@ -213,14 +213,16 @@ def log_ratio(value: float, other: float) -> float:
 
 def report(calls: Sequence[ToolCall]) -> str:
     """The tools' sentences, one paragraph a call, with what each warns of; failures are said as such."""
-    return "\n\n".join(map(_sentence, calls))
+    several = len({call.arguments.get("image", 1) for call in calls}) > 1
+    return "\n\n".join(_sentence(call, several) for call in calls)
 
 
-def _sentence(call: ToolCall) -> str:
+def _sentence(call: ToolCall, several: bool) -> str:
     said = str(call.result.get("text", "")).strip()
     if call.status != "ok":
         return f"{call.name} gave no result: {said.removeprefix(call.name + ': ').rstrip('.')}."
-    numbered = f" (image {call.arguments['image']})" if call.arguments.get("image", 1) != 1 else ""
+    image = call.arguments.get("image", 1)
+    numbered = f" (image {image})" if several or image != 1 else ""
     notes = [str(w).rstrip(".") for w in call.result.get("warnings", ())]
     kept = f"\nNote: {'; '.join(notes)}." if notes else ""
     return f"{call.name}{numbered}: {said}{kept}"
@@ -244,7 +246,8 @@ def boxes_of(calls: Sequence[ToolCall]) -> tuple[Box, ...]:
         for box in call.result.get("numbers", {}).get("boxes", ()):
             x0, y0, x1, y1 = (float(v) for v in box["xyxy"])
             label = str(box.get("label", call.arguments.get("phrase", "")))
-            found.append(Box(label, (x0, y0, x1, y1), float(box.get("score", 0.0))))
+            score, image = float(box.get("score", 0.0)), int(call.arguments.get("image", 1))
+            found.append(Box(label, (x0, y0, x1, y1), score, image))
     return tuple(found)
 
 

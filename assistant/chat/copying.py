@@ -27,6 +27,18 @@ def continuations(tokenizer: Any, source: str, written: str, longest: int) -> di
     return found
 
 
+def ends_a_word(source: str, written: str) -> bool:
+    """Whether ``written`` ends where a word of ``source`` does."""
+    folded, text = source.casefold(), written.rstrip().casefold()
+    place = folded.find(text)
+    while place >= 0:
+        end = place + len(text)
+        if end >= len(folded) or not folded[end].isalnum():
+            return True
+        place = folded.find(text, place + 1)
+    return False
+
+
 @lru_cache(maxsize=4)
 def _pieces(tokenizer: Any) -> dict[str, tuple[int, ...]]:
     """Folded text → tokens that write it, without special tokens and parts of characters."""

@@ -223,8 +223,12 @@ def fallback(parameter: Parameter) -> Any:
 
 def numbers_in(text: str) -> list[float]:
     """Numbers written in a text, small ones also as words, in their order."""
-    spelled = re.sub(rf"\b({'|'.join(_WORDS)})\b", lambda m: str(_WORDS.index(m.group(0).lower())), text, flags=re.I)
-    return [float(m.group(0)) for m in _NUMBER.finditer(spelled)]
+    return [float(m.group(0)) for m in _NUMBER.finditer(digits_for_words(text))]
+
+
+def digits_for_words(text: str) -> str:
+    """The text with small numbers in digits."""
+    return re.sub(rf"\b({'|'.join(_WORDS)})\b", lambda m: str(_WORDS.index(m.group(0).lower())), text, flags=re.I)
 
 
 def passages(text: str) -> str:

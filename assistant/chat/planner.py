@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.chat import grammar
-from assistant.chat.arguments import narrowed, points_back, settled
-from assistant.chat.copying import continuations
+from assistant.chat.arguments import images_asked, narrowed, points_back, says_what, settled
+from assistant.chat.copying import continuations, ends_a_word
 from assistant.chat.grammar import FunctionTool, Parameter
 from assistant.chat.prompt import parse_question
 from assistant.errors import BadInput, NotAvailable
@@ -202,20 +202,18 @@ class Planner:
             done: Calls made for this question already.
             choice: ``"auto"``; ``"required"`` always calls; a tool's name calls that one.
             bias: Log-odds added to "no call", where the language model chooses.
-            arguments: False leaves them empty where the classifier chose the tool, which saves reading the model.
+            arguments: False leaves out what the language model would write where the classifier chose the tool.
         """
         offered = [t for t in tools if t.name == choice] if choice not in ("auto", "required") else list(tools)
         offered = [t for t in offered if facts.images or not any(p.kind == "image" for p in t.parameters)]
         if not offered:
             return None
         if self.intent is not None and choice == "auto" and all(tool.ours for tool in offered):
-            found = self._intended(question, offered, done)
+            found = self._intended(question, offered, facts, done)
             if found is None:
                 return None
-            offered, choice, probability = [found[0]], found[0].name, found[1]
-            if not arguments:
-                return PlannedCall(choice, {}, probability)
-            return replace(self._filled(offered[0], question, tools, facts), probability=probability)
+            tool, image, probability = found
+            return replace(self._filled(tool, image, question, tools, facts, write=arguments), probability=probability)
         if len(offered) == 1 and choice == offered[0].name and (plain := self._settled(offered[0], question, facts)):
             return PlannedCall(choice, plain)
         with self._lock:
@@ -227,13 +225,15 @@ class Planner:
                 writer.read(self.codec.outcome(step.ok))
             return writer.write(offered, none=choice == "auto", bias=bias)
 
-    def _filled(self, tool: FunctionTool, question: str, tools: Sequence[FunctionTool], facts: Facts) -> PlannedCall:
+    def _filled(
+        self, tool: FunctionTool, image: int, question: str, tools: Sequence[FunctionTool], facts: Facts, *, write: bool
+    ) -> PlannedCall:
         """A call of one of our tools: its arguments from the words of its clause, the rest by the language model."""
         assert self.intent is not None  # noqa: S101
         asked = stem(neutral(question))
         clause = self.intent.clause_of(asked, tool.name)
-        fixed, left = settled(tool, clause, asked, facts.images, facts.made)
-        if not left:
+        fixed, left = settled(tool, clause, asked, image, facts.images + facts.made)
+        if not left or not write:
             return PlannedCall(tool.name, fixed)
         said = asked if any(p.kind == "image" for p in left) or points_back(clause) else clause
         with self._lock:
@@ -241,20 +241,29 @@ class Planner:
             writer = _Writer(self, said, facts, self.engine.stepper(start, _ROOM), start.logits)
             planned = writer.write([narrowed(tool, fixed, left)], none=False, bias=0.0)
         assert planned is not None  # noqa: S101
+        if tool.name == "find_similar_cases" and not says_what(planned.arguments.get("text", "")):
+            planned.arguments.pop("text", None)
         return planned
 
     def _intended(
-        self, question: str, offered: Sequence[FunctionTool], done: Sequence[Step]
-    ) -> tuple[FunctionTool, float] | None:
-        """The first tool that the question asks for and that was not called yet."""
+        self, question: str, offered: Sequence[FunctionTool], facts: Facts, done: Sequence[Step]
+    ) -> tuple[FunctionTool, int, float] | None:
+        """The first tool that the question asks for and the first image it was not called on yet."""
         assert self.intent is not None  # noqa: S101
         named = {tool.name: tool for tool in offered}
-        called = {step.tool.name for step in done}
-        wanted = self.intent.wanted(stem(neutral(question)))
+        asked = stem(neutral(question))
+        remade, references = _remade(facts, done)
         # A picture with other colours is what the other tools are meant to work on.
-        for name, probability in sorted(wanted, key=lambda pair: pair[0] != "normalise_stain"):
-            if name in named and name not in called:
-                return named[name], probability
+        for name, probability in sorted(self.intent.wanted(asked), key=lambda pair: pair[0] != "normalise_stain"):
+            if name not in named:
+                continue
+            called = [step.arguments.get("image") for step in done if step.tool.name == name]
+            if called and sum(p.kind == "image" for p in named[name].parameters) != 1:
+                continue
+            images = images_asked(self.intent.clause_of(asked, name), asked, facts.images, remade, references)
+            left = [number for number in images if number not in called]
+            if left and (not called or len(images) > 1):
+                return named[name], left[0], probability
         return None
 
     def _settled(self, tool: FunctionTool, question: str, facts: Facts) -> dict[str, Any] | None:
@@ -280,6 +289,13 @@ class Planner:
                 self._prefixes.pop(next(iter(self._prefixes)))
             self._prefixes[ids] = read(self.engine, list(ids))
         return self._prefixes[ids]
+
+
+def _remade(facts: Facts, done: Sequence[Step]) -> tuple[dict[int, int], set[int]]:
+    """Image → the picture made of it by an earlier call, numbered after the images sent; and whose colours it has."""
+    makers = [step.arguments for step in done if step.ok and step.tool.name == "normalise_stain"][: facts.made]
+    remade = {int(made.get("image", 1)): facts.images + n for n, made in enumerate(makers, 1)}
+    return remade, {int(made.get("reference", 1)) for made in makers}
 
 
 def read(engine: HFEngine, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
@@ -414,7 +430,7 @@ class _Writer:
         quote = codec.ids('"')[0]
         while True:
             allowed = continuations(codec.tokenizer, source, written, parameter.longest)
-            if written.strip():
+            if written.strip() and (not allowed or ends_a_word(source, written)):
                 allowed[quote] = ""
             if not allowed:
                 break

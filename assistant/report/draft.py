@@ -147,7 +147,8 @@ class _Draft:
         sure = round(answer.confidence, 4) if answer.confidence_known else None
         said = self.note("answer", f"{asked}: {text}", sure)
         regions = [
-            self.note("region", f"{box.label} at {_place(box.xyxy)}", round(box.score, 4)) for box in answer.boxes
+            self.note("region", f"{box.label} at {_place(box.xyxy)}{_which(box.image)}", round(box.score, 4))
+            for box in answer.boxes
         ]
         cases = [self.add_case(case) for case in answer.cases]
         for note in answer.notes:
@@ -269,6 +270,10 @@ def _number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else clean(str(value), 200)
+
+
+def _which(image: int) -> str:
+    return f" of image {image}" if image != 1 else ""
 
 
 def _place(xyxy: tuple[float, float, float, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assistant.answer import Answer
 from assistant.chat.planner import Facts, PlannedCall
-from eval.tool_choice import Keywords, _chooser, _command, planning, planning_table, without
+from eval.tool_choice import Keywords, planning, planning_table, without
 from training.data.tool_calls import Expected, Request
 
 
@@ -52,17 +52,19 @@ def test_the_control_names_the_tool_of_the_first_keyword() -> None:
     assert [r["right"] for r in rows] == [True, True]
 
 
-def test_an_earlier_classifier_is_no_part_of_the_command() -> None:
-    words = ["--control", "0", "--before", "old", "--whole", "60"]
-    assert _command(words).endswith("-m eval.tool_choice --control 0 --whole 60")
+def test_an_article_of_a_phrase_makes_no_difference_and_a_word_does() -> None:
+    def boxed(phrase: str, image: int = 1) -> PlannedCall:
+        return PlannedCall("ground_phrase", {"image": image, "phrase": phrase})
+
+    wanted = (Expected("ground_phrase", {"image": 1, "phrase": "the largest gland"}),)
+    asked = [Request(name, Facts(2, "H&E"), wanted, "call", wording=name) for name in "abcd"]
+    said = Script(a=[boxed("Largest gland")], b=[boxed("gland")], c=[boxed("the largest gland", 2)], d=[])
+    assert [r["exact"] for r in planning(said, asked)] == [True, False, False, False]
 
 
-def test_a_chooser_reads_no_language_model(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    class Always:
-        def wanted(self, text: str) -> list[tuple[str, float]]:
-            return [("segment_nuclei", 0.9)] if "count" in text else []
-
-    monkeypatch.setattr("eval.tool_choice.load_intent", lambda folder: Always())
-    rows = planning(_chooser(tmp_path), [request("count nuclei", "segment_nuclei"), request("hello")], 0)
-    assert [r["right"] for r in rows] == [True, True]
-    assert not any(r["valid"] for r in rows)
+def test_a_default_that_is_written_out_makes_no_difference() -> None:
+    wanted = (Expected("score_ihc", {"image": 1, "threshold": 0.3}),)
+    asked = [Request(name, Facts(1, ""), wanted, "call", wording=name) for name in "ab"]
+    given = {"image": 1, "threshold": 0.3, "compartment": "nuclear"}
+    said = Script(a=[PlannedCall("score_ihc", given)], b=[PlannedCall("score_ihc", given | {"threshold": 0.4})])
+    assert [r["exact"] for r in planning(said, asked)] == [True, False]

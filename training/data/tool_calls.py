@@ -27,6 +27,7 @@ from training.data.records import OPEN_SETS, load_records
 from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_fresh4 import FRESH4
+from training.data.tool_phrases_fresh5 import FRESH5
 from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
@@ -381,15 +382,15 @@ def _joined(joint: str, one: str, two: str) -> str:
 
 
 def fresh_requests(held: bool = False) -> list[Request]:
-    """The requests of ``FRESH`` to ``FRESH3``, by which settings are chosen, or of ``FRESH4``, on which nothing is
-    tuned; those of kind "fails" and "wrong stain" get no result."""
+    """The requests of ``FRESH`` to ``FRESH4``, by which settings and rules are chosen, or of ``FRESH5``, on which
+    nothing is tuned; those of kind "fails" and "wrong stain" get no result."""
     refused = ("fails", "wrong stain")
     return [
         Request(
             question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
             wording=question,
         )
-        for kind, images, stain, calls, question in (FRESH4 if held else (*FRESH, *FRESH2, *FRESH3))
+        for kind, images, stain, calls, question in (FRESH5 if held else (*FRESH, *FRESH2, *FRESH3, *FRESH4))
     ]  # fmt: skip
 
 

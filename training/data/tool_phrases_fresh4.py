@@ -1,6 +1,6 @@
 """A fourth set of whole requests to measure by, written by somebody who had not seen the training words.
 
-Nothing is tuned or trained on them. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``. The
+Nothing was tuned on them until ``FRESH5`` was written; rules for arguments are chosen by them since. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``. The
 calls of kind "wrong stain", which the writer had left out, were filled in by the rule of the other sets (the tool is
 called and refuses), a made image counts as the last one, and four searches by words alone, without an image, were left
 out, for the tool takes an image.

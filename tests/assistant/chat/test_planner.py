@@ -169,3 +169,47 @@ def test_codec_pieces_make_the_text_of_the_call() -> None:
 def test_parameter_bounds() -> None:
     whole: Any = Parameter("n", "integer", minimum=1, maximum=3)
     assert [whole.allows(v) for v in (0, 1, 2.5, 3, 4)] == [False, True, False, True, False]
+
+
+class Wants:
+    """A classifier that always wants the same tools, and reads the question as one clause."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def wanted(self, text: str) -> list[tuple[str, float]]:
+        return [(name, 0.9) for name in self.names]
+
+    def clause_of(self, text: str, name: str) -> str:
+        return text
+
+
+def planned_by_words(question: str, images: int, *names: str) -> list[tuple[str, dict[str, Any]]]:
+    """Calls of a planner without a language model, every one of which works."""
+
+    def unread() -> Any:
+        raise AssertionError("nothing here is for the language model to write")
+
+    planner, tools = Planner(unread, Wants(*names)), our_tools()  # type: ignore[arg-type]
+    done: list[Step] = []
+    made = 0
+    while call := planner.plan(question, tools, Facts(images, "H&E", made), done):
+        assert len(done) < 8
+        made += call.name == "normalise_stain"
+        done.append(Step(next(t for t in tools if t.name == call.name), call.arguments, True))
+    return [(step.tool.name, step.arguments) for step in done]
+
+
+def test_a_tool_is_called_on_every_image_that_is_meant() -> None:
+    asked = [planned_by_words(q, 3, "segment_nuclei") for q in ("Count nuclei in all three images", "count nuclei")]
+    assert asked == [[("segment_nuclei", {"image": n}) for n in (1, 2, 3)], [("segment_nuclei", {"image": 1})]]
+    both = planned_by_words("Glands and sharpness of image 1 and image 3", 3, "segment_glands", "check_quality")
+    assert [(name, a["image"]) for name, a in both] == [
+        ("segment_glands", 1), ("segment_glands", 3), ("check_quality", 1), ("check_quality", 3),
+    ]  # fmt: skip
+
+
+def test_what_follows_a_normalisation_works_on_the_picture_it_made() -> None:
+    question = "How many nuclei has image 1 once its colours are normalised to image 2?"
+    calls = planned_by_words(question, 2, "segment_nuclei", "normalise_stain")
+    assert calls == [("normalise_stain", {"image": 1, "reference": 2}), ("segment_nuclei", {"image": 3})]
