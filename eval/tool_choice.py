@@ -4,8 +4,8 @@ Planning is measured on requests in words never trained on (``training.data.tool
 keyword baseline and the language model without its adapter; answering with tools against answering without, on
 ``val`` questions of the sets that only a tool knows and on counts.
 
-Settings and rules were chosen by the wordings of ``val`` and the requests of ``FRESH`` to ``FRESH4``, whose errors were
-read; those of ``FRESH5`` were written by somebody else before they were measured, and nothing was tuned on them: they
+Settings and rules were chosen by the wordings of ``val`` and the requests of ``FRESH`` to ``FRESH5``, whose errors were
+read; those of ``FRESH6`` were written by somebody else before they were measured, and nothing was tuned on them: they
 are reported apart. Parts can be measured one at a time (``--parts``); the others are kept.
 
     OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results
@@ -43,7 +43,7 @@ from training.data.records import data_root, load_records, read_jsonl
 from training.data.tool_calls import Expected, Request, Requests, fresh_requests, planned_tools
 
 #: The sets as the page names them.
-VAL, DEVELOPMENT, FRESH = "val", "development", "fresh5"
+VAL, DEVELOPMENT, FRESH = "val", "development", "fresh6"
 COMMAND = "OMP_NUM_THREADS=1 python -m eval.tool_choice --out eval/results"
 TOOL_SETS = {"crc_polyp5": "colorectal", "herlev_pap": "cervical", "wbc_seg": "white blood cells"}
 #: Control: the first pattern found in the question decides.
@@ -267,7 +267,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# Calling tools: the right one, and better answers for it", "", f"Printed by `{result['command']}`.",
         f"{total} requests in words never trained on ({listed}).",
         "*val*: generated from wordings by which the classifier's settings are chosen. *development*: whole requests,",
-        "once four fresh sets; settings and rules for arguments are chosen by them too. *fresh5*: whole requests by",
+        "once five fresh sets; settings and rules for arguments are chosen by them too. *fresh6*: whole requests by",
         "one who had seen neither the code nor the training words, most of them with arguments (which of several",
         "images, a pixel size, a count); nothing was tuned on them, and their errors are unread.",
         "Intervals are 95 %, by bootstrap over wordings (planning) or slides and images (answering). Goals: right tool",
@@ -305,7 +305,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {w['kind']}: “{w['question']}” → {w['got'] or 'none'}, wanted {w['wanted'] or 'none'}"
         for w in result["wrong"]
     ]
-    fresh = f"{result['wrong_fresh']} of fresh5 were planned wrongly; they are not listed, to stay fresh."
+    fresh = f"{result['wrong_fresh']} of fresh6 were planned wrongly; they are not listed, to stay fresh."
     lines += ["", fresh]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -6,14 +6,17 @@
     python -m training.run connector --recipe training/recipes/embedded-connector.yaml
     python -m training.run instruct --recipe training/recipes/embedded-instruct.yaml --resume
 
-Each stage writes ``runs/STAGE`` (or ``--out``). ``publish`` copies the results into ``assistant/weights``.
+Each stage writes ``runs/STAGE`` (or ``--out``). ``publish`` copies the results into ``assistant/weights``; ``blend``
+ships a mean of what stands there and of a run that went on from it (``--out runs/instruct-pathclip``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,12 +217,38 @@ def publish(runs: Path, weights: Path) -> None:
     write_sums(weights)
 
 
-def average(files: list[Path], out: Path) -> None:
-    """The mean of tensors of the same names and shapes, in fp16."""
+def blend(run: Path, weights: Path, share: float = 0.7) -> None:
+    """Ship ``share`` of what a run of stage ``instruct`` made and the rest of what it started from, with its tower.
+
+    Raises:
+        DataError: No such run, or one that did not start from ``weights``.
+    """
+    from safetensors.torch import save_file
+
+    from assistant.model.build import inner_tower
+    from assistant.model.convert import read_state
+    from assistant.model.vlm import write_sums
+
+    path = run / "recipe.json"
+    recipe = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not recipe.get("tower") or Path(recipe.get("connector") or "").resolve().parent != weights.resolve():
+        raise DataError(f"{run} is no run that went on from {weights}; see training/recipes/embedded-pathclip.yaml")
+    tower = inner_tower(read_state(Path(recipe["tower"])))
+    for name in ("connector.safetensors", "adapter/adapter_model.safetensors"):
+        average([run / name, weights / name], weights / name, (share, 1 - share))
+    with whole(weights / "tower.safetensors") as partial:
+        kept = {k: v.half() if v.is_floating_point() else v for k, v in tower.items()}
+        save_file({k: v.contiguous() for k, v in kept.items()}, partial, {"format": "pt"})
+    write_sums(weights)
+
+
+def average(files: list[Path], out: Path, shares: Sequence[float] | None = None) -> None:
+    """The mean of tensors of the same names and shapes, in fp16; ``shares`` sum to 1, by default all alike."""
     from safetensors.torch import load_file, save_file
 
     states = [load_file(path) for path in files]
-    mean = {k: (sum(s[k].float() for s in states) / len(states)).half().contiguous() for k in states[0]}
+    parts = list(zip(shares or [1 / len(states)] * len(states), states, strict=True))
+    mean = {k: sum(share * state[k].float() for share, state in parts).half().contiguous() for k in states[0]}
     with whole(out) as partial:
         save_file(mean, partial, metadata={"format": "pt"})
 
@@ -227,7 +256,7 @@ def average(files: list[Path], out: Path) -> None:
 def main() -> None:
     """Command line: ``python -m training.run STAGE --recipe FILE [--out DIR] [--resume]``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=(*STAGES, "publish"))
+    parser.add_argument("stage", choices=(*STAGES, "publish", "blend"))
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -236,6 +265,11 @@ def main() -> None:
         from assistant.model.vlm import WEIGHTS
 
         publish(args.out or Path("runs"), WEIGHTS / "embedded")
+        return
+    if args.stage == "blend":
+        from assistant.model.vlm import WEIGHTS
+
+        blend(args.out or Path("runs/instruct"), WEIGHTS / "embedded")
         return
     if args.recipe is None:
         parser.error("--recipe is needed; the shipped ones are in training/recipes")

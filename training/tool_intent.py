@@ -4,7 +4,7 @@
 
 One logistic output a tool on hashed words and the sentence vector of MiniLM, whose upper layers get low-rank changes;
 trained together by AdamW. How clauses and the whole are weighed and the threshold are chosen on ``val``, ``FRESH`` to
-``FRESH4``, never on ``FRESH5``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a
+``FRESH5``, never on ``FRESH6``; ``--choose`` prints what settings get there and keeps the best. With ``--part fit`` a
 quarter of the training wordings is kept out and they are chosen by those. ``--start`` goes on from a trained
 classifier, in fewer steps; ``--average`` takes the mean of several such. ``--seed`` fixes the requests. Some minutes on
 one core.
@@ -363,7 +363,7 @@ def main() -> None:
         "--mix", type=float, nargs=3, default=(1.204, 0.71, -0.05), help="whole, greatest clause, constant"
     )
     parser.add_argument("--threshold", type=float, default=0.4)
-    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val and FRESH to FRESH3")
+    parser.add_argument("--choose", action="store_true", help="choose mix and threshold on val and FRESH to FRESH5")
     parser.add_argument("--start", type=Path, help="folder of a classifier to go on from")
     parser.add_argument("--average", type=Path, nargs="+", help="folders of classifiers to average instead of training")
     args = parser.parse_args()

@@ -42,7 +42,7 @@ _HOW_MANY = re.compile(rf"\b(?:top|best|k\s*=)\s*(\d+)\b|\b(\d+)\s+(?:[\w-]+\s+)
 #: What narrows a search for cases, as far as words announce it.
 _NARROWED = re.compile(
     r"\b(?:keywords?|the words?|terms?|restrict\w*(?: \w+){0,3} to|narrow\w*(?: \w+){0,3} (?:to|by|with))\s*:?\s*"
-    r"(?:the (?:keywords?|words?|terms?):?\s*)?([^.;:!?,]{3,80})",
+    r"(?:the (?:keywords?|words?|terms?):?\s*)?(?:[\"“]([^\"“”]{3,80})[\"”]|([^.;:!?,\"“”]{3,80}))",
     re.IGNORECASE,
 )
 _MASKS = re.compile(r"\b(?:outlin|contour|mask|trac(?:e|ing)|delineat|silhouette)", re.IGNORECASE)
@@ -150,7 +150,7 @@ def said_of(name: str, clause: str, question: str) -> str:
     """A text argument that words announce: what to box, or what narrows a search; "" where none do."""
     if name == "text":
         found = _NARROWED.search(clause) or _NARROWED.search(question)
-        words = found.group(1).strip(" \"'“”") if found else ""
+        words = (found.group(1) or found.group(2)).strip() if found else ""
         return words if says_what(words) else ""
     return phrase_of(clause, question) if name == "phrase" else ""
 
@@ -158,7 +158,8 @@ def said_of(name: str, clause: str, question: str) -> str:
 def _value(parameter: Parameter, clause: str, question: str) -> Any:
     """The value that the words name and the parameter allows; None where there is none."""
     if parameter.name == "masks":
-        return True if _MASKS.search(clause) else None
+        asks = clause if phrase_of(clause, "") else question
+        return True if _MASKS.search(asks) else None
     if parameter.kind == "enum":
         for text in (clause, question):  # "By Vahadane, please: image 1 as image 2"
             for name, value, pattern in _WORDS:

@@ -237,6 +237,11 @@ def quantization_config(kind: str | None) -> BitsAndBytesConfig | None:
     )
 
 
+def inner_tower(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A timm tower's weights; of an image–text encoder of ours (pathclip-small) those of its image tower."""
+    return {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)} or state
+
+
 def _load_vision(vision: Vision, path: Path) -> Any:
     from transformers import CLIPVisionModel
 
@@ -246,9 +251,7 @@ def _load_vision(vision: Vision, path: Path) -> Any:
         has_config = (path / "open_clip_config.json").is_file()
         return load_open_clip_vision(path, None if has_config else vision.architecture)[0]
     state = read_state(path / "model.safetensors" if path.is_dir() else path)
-    # Of an image–text encoder of ours (pathclip-small) the image tower is taken.
-    inner = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
-    state = inner or state
+    state = inner_tower(state)
     try:
         config = TimmTowerConfig(
             architecture=vision.architecture,

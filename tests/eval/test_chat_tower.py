@@ -30,7 +30,7 @@ def test_the_better_tower_is_named_and_the_worse_is_not() -> None:
     assert rows[0]["alone"][0] == pytest.approx(0.6)
     assert rows[1]["alone, difference"]["difference"] == pytest.approx(0.2)
     assert rows[2]["with second look, difference"]["high"] < 0
-    result = {"rows": rows, "blank image": 0.25, "text only": 0.3, "command": "again"}
+    result = {"rows": rows, "blank image": 0.25, "text only": 0.3, "command": "again", "shipped": "one"}
     page = markdown(result)
     assert "Better with the second look: better." in page
     assert "keeps its tower" in markdown({**result, "rows": [rows[0], rows[2]]})

@@ -16,6 +16,7 @@ from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_fresh5 import FRESH5
+from training.data.tool_phrases_fresh6 import FRESH6
 from training.data.tool_phrases_val import FRESH
 
 
@@ -31,7 +32,7 @@ def test_no_wording_of_val_is_in_train() -> None:
 
 def test_no_request_of_training_is_one_of_val_or_fresh() -> None:
     held = {wide.plain(t) for ts in words.VAL.values() for t in ts} | {wide.plain(t) for t in words.NONE_VAL}
-    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4, *FRESH5)}
+    held |= {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4, *FRESH5, *FRESH6)}
     tables = [*wide.WIDE.values(), *wide.CLAIMS.values(), wide.NONE]
     rng = random.Random(0)
     for pattern in [p for ps in tables for p in ps]:
@@ -57,7 +58,7 @@ def test_what_shares_most_words_with_a_fresh_request_is_near() -> None:
 def test_the_fresh_set_to_measure_by_is_another_than_those_to_choose_by() -> None:
     first, second = ({r.question for r in fresh_requests(s)} for s in (False, True))
     assert not first & second
-    assert sum(not r.calls for r in fresh_requests(held=True)) >= 50
+    assert sum(not r.calls for r in fresh_requests(held=True)) >= 60
     assert {c.name for r in fresh_requests(held=True) for c in r.calls} == {t.name for t in planned_tools()}
 
 
@@ -80,6 +81,7 @@ def test_the_fresh_requests_can_be_answered(held: bool) -> None:
                 others = (value,) if parameter.kind == "number" else ()
                 others += (1000 * value, 1 / value) if parameter.name == "mpp" else ()
                 there = any(f"{v:g}".lstrip("0") in request.question for v in others)
+                there |= value == 12 and "dozen" in request.question
                 assert there or usable(parameter, value, request.question), request.question
 
 
@@ -132,7 +134,7 @@ def test_requests_written_one_by_one_are_none_to_measure_by(tmp_path: Path) -> N
     assert len(written) > 400
     assert {c.name for r in written for c in r.calls} == {t.name for t in planned_tools()}
     assert 0.3 < sum(not r.calls for r in written) / len(written) < 0.7
-    held = {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4, *FRESH5)}
+    held = {wide.plain(question) for *_, question in (*FRESH, *FRESH2, *FRESH3, *FRESH4, *FRESH5, *FRESH6)}
     assert not [r.question for r in written if wide.plain(r.question) in held or wide.near(r.question)]
     line = '{"images": 1, "stain": "H&E", "tools": ["%s"], "q": "Outline the capillaries for me."}\n'
     file = tmp_path / "tool_requests_x.jsonl"

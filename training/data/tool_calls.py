@@ -28,6 +28,7 @@ from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_fresh5 import FRESH5
+from training.data.tool_phrases_fresh6 import FRESH6
 from training.data.tool_phrases_val import FRESH
 
 Split = Literal["train", "val"]
@@ -382,7 +383,7 @@ def _joined(joint: str, one: str, two: str) -> str:
 
 
 def fresh_requests(held: bool = False) -> list[Request]:
-    """The requests of ``FRESH`` to ``FRESH4``, by which settings and rules are chosen, or of ``FRESH5``, on which
+    """The requests of ``FRESH`` to ``FRESH5``, by which settings and rules are chosen, or of ``FRESH6``, on which
     nothing is tuned; those of kind "fails" and "wrong stain" get no result."""
     refused = ("fails", "wrong stain")
     return [
@@ -390,7 +391,7 @@ def fresh_requests(held: bool = False) -> list[Request]:
             question, Facts(images, stain), tuple(Expected(n, dict(a), kind not in refused) for n, a in calls), kind,
             wording=question,
         )
-        for kind, images, stain, calls, question in (FRESH5 if held else (*FRESH, *FRESH2, *FRESH3, *FRESH4))
+        for kind, images, stain, calls, question in (FRESH6 if held else (*FRESH, *FRESH2, *FRESH3, *FRESH4, *FRESH5))
     ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A fifth set of whole requests to measure by, written by somebody who had seen neither code nor training words.
 
 Written for arguments: many have several images, pixel sizes in several wordings, and numbers that are neither. Nothing
-is tuned or trained on them. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``.
+was tuned on them until ``FRESH6`` was written; rules for arguments are chosen by them since. Of the same shape as ``FRESH2``: ``(kind, images, stain, calls, question)``.
 """
 # ruff: noqa: E501 - a request stays on one line
 

@@ -21,13 +21,14 @@ from training.data.tool_phrases_fresh2 import FRESH2
 from training.data.tool_phrases_fresh3 import FRESH3
 from training.data.tool_phrases_fresh4 import FRESH4
 from training.data.tool_phrases_fresh5 import FRESH5
+from training.data.tool_phrases_fresh6 import FRESH6
 from training.data.tool_phrases_val import FRESH, NONE_VAL, VAL, Wording
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 #: A training request is too near to a fresh one of at least so many words if so large a share of the shorter is in both.
 MANY, SHARED = 4, 0.75
 
-_LATER = (*FRESH2, *FRESH3, *FRESH4, *FRESH5)
+_LATER = (*FRESH2, *FRESH3, *FRESH4, *FRESH5, *FRESH6)
 
 
 def plain(text: str) -> str:
