@@ -24,12 +24,15 @@ def _stack(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return np.stack([np.asarray(v, dtype=np.float64) for v in frame[column]])
 
 
-def _best_weight(
-    weights: NDArray[np.float64], scores: NDArray[np.float64], more: NDArray[np.float64], answer: NDArray[Any]
-) -> float:
-    """The first of ``weights`` at which ``scores + weight * more`` [N, K] is right most often."""
-    right = [int(((scores + w * more).argmax(1) == answer).sum()) for w in weights]
-    return float(weights[int(np.argmax(right))])
+def _best_weights(
+    scores: NDArray[np.float64], prior: NDArray[np.float64], near: NDArray[np.float64] | None, answer: NDArray[Any]
+) -> tuple[float, float]:
+    """Weights of prior and cosines with which ``scores - w * prior + v * near`` [N, K] is right most often; of those
+    that are right alike the smallest, that of the prior before the other: 0 spares a look at an empty field."""
+    pairs = [(float(w), float(v)) for w in PRIOR_WEIGHTS for v in (ENCODER_WEIGHTS if near is not None else (0.0,))]
+    seen = near if near is not None else np.zeros_like(scores)
+    right = [int(((scores - w * prior + v * seen).argmax(1) == answer).sum()) for w, v in pairs]
+    return pairs[int(np.argmax(right))]
 
 
 def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
@@ -41,13 +44,9 @@ def fit_options(frame: pd.DataFrame, start: Calibration) -> Calibration:
     """
     scores, prior, answer = _stack(frame, "scores"), _stack(frame, "prior"), frame["answer"].to_numpy()
     rows = np.arange(len(answer))
-    # Of weights that answer alike the smallest: weight 0 spares the second look at an empty field.
-    weight = _best_weight(PRIOR_WEIGHTS, scores, -prior, answer)
-    adjusted, encoder_weight = scores - weight * prior, 0.0
-    if "cosines" in frame.columns:
-        near = _stack(frame, "cosines")
-        encoder_weight = _best_weight(ENCODER_WEIGHTS, adjusted, near, answer)
-        adjusted = adjusted + encoder_weight * near
+    near = _stack(frame, "cosines") if "cosines" in frame.columns else None
+    weight, encoder_weight = _best_weights(scores, prior, near, answer)
+    adjusted = scores - weight * prior + (encoder_weight * near if near is not None else 0.0)
 
     def loss(log_temperature: NDArray[np.float64]) -> float:
         chances = softmax(adjusted / np.exp(log_temperature[0]))
