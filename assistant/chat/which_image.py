@@ -158,7 +158,7 @@ def _parts(text: str) -> list[tuple[int, int, str]]:
 
 def _number(match: re.Match[str], images: int, before: Sequence[Mention]) -> int | None:
     kind, word = match.lastgroup, (match.group(match.lastgroup) if match.lastgroup else "").casefold()
-    if kind in ("noun", "sign", "nth", "bracket", "digit", "after", "pair"):
+    if kind in ("noun", "sign", "nth", "bracket", "digit", "after", "pair", "listed"):
         return _SPELLED.index(word) + 1 if word in _SPELLED else int(word)
     if kind in ("ordinal", "bare", "plain", "towards"):
         return _ORDINALS.index(word) + 1
@@ -172,8 +172,6 @@ def _number(match: re.Match[str], images: int, before: Sequence[Mention]) -> int
         return 1 if word == "left" else images
     if kind in ("former", "opening"):
         return 1
-    if kind == "listed":
-        return _SPELLED.index(word) + 1
     if kind == "letter":
         return "abcd".index(word) + 1
     named = {m.number for m in before}  # the other: the only one not named
@@ -266,14 +264,18 @@ def recoloured(text: str, images: int) -> tuple[int, int] | None:
     return None
 
 
+_BEFORE_IT = re.compile(
+    rf"\b{_TARGET}(?:\s*(?:[=:,]|is|being|will be|should be|from|are))*\s*(?:the\s+)?$", re.IGNORECASE
+)
+_AFTER_IT = re.compile(
+    r"(?:['’]s)?\s*(?:[=(,:]|is|as|being|was|should be|will be|for|to be|serv(?:es|ing) as)"
+    rf"(?:\s+(?:the|our|my|a|an|is|be|serve|act|as|[\w&-]+)){{0,3}}?\s*{_TARGET}"
+    rf"(?!\s*(?:[=:]|is\b)?\s*(?:the\s+)?(?:{_NOUN}\s*)?(?:(?:number|no\.?)\s*|#)?\d)",  # that of another image
+    re.IGNORECASE,
+)
+
+
 def _is_reference(text: str, mention: Mention) -> bool:
     """Whether the words next to a mention call the image the one to be like."""
     before = text[max(0, mention.start - _NEAR) : mention.start]
-    after = text[mention.end : mention.end + _NEAR]
-    if re.search(rf"\b{_TARGET}(?:\s*(?:[=:,]|is|being|will be|should be|from|are))*\s*(?:the\s+)?$", before, re.I):
-        return True
-    return bool(
-        re.match(rf"(?:['’]s)?\s*(?:[=(,:]|is|as|being|was|should be|will be|for|to be|serv(?:es|ing) as)"
-                 rf"(?:\s+(?:the|our|my|a|an|is|be|serve|act|as|[\w&-]+)){{0,3}}?\s*{_TARGET}(?!\s*(?:[=:]|is\b)?\s*(?:the\s+)?(?:{_NOUN}\s*)?(?:(?:number|no\.?)\s*|#)?\d)",
-                 after, re.I)
-    )  # fmt: skip
+    return bool(_BEFORE_IT.search(before) or _AFTER_IT.match(text[mention.end : mention.end + _NEAR]))
