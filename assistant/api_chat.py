@@ -69,7 +69,9 @@ def answer_pieces(
         **keywords,
     ):
         if isinstance(item, Answer) and boxes:
-            item = replace(item, boxes=(*item.boxes, *boxes))
+            last = next(len(turn.images) for turn in reversed(turns) if turn.images)
+            numbered = [replace(box, image=last) for box in boxes]
+            item = replace(item, boxes=(*item.boxes, *numbered))
         yield item
 
 

@@ -52,13 +52,15 @@ def record(
     images: Sequence[Image] = (),
     asked: tuple[str, str] | None = None,
 ) -> Record:
-    """A record with the pictures that boxes and tools need; boxes of a question with several images are only listed."""
+    """A record with the pictures that boxes and tools need; boxes that lie in several images are only listed."""
     drawn = tuple(picture_uri(call.overlay) if call.overlay is not None else "" for call in answer.tools)
     # The panel needs the small pictures only; the session would keep the large ones for hours.
     answer = replace(answer, tools=tuple(replace(call, overlay=None) for call in answer.tools))
-    if not answer.boxes or len(images) != 1:
+    shown = {box.image for box in answer.boxes}
+    if len(shown) != 1 or max(shown) > len(images):  # in none, in several, or in a picture that a tool made
         return Record(question, answer, threshold, overlays=drawn, asked=asked)
-    return Record(question, answer, threshold, picture_uri(images[0]), images[0].size, drawn, asked)
+    image = images[shown.pop() - 1]
+    return Record(question, answer, threshold, picture_uri(image), image.size, drawn, asked)
 
 
 def picture_uri(image: Image) -> str:

@@ -356,8 +356,18 @@ def test_all_evidence_is_shown_and_escaped(field: Image.Image) -> None:
     assert "Earlier answers" in shown
 
 
-def test_boxes_of_several_images_are_listed_but_not_drawn(field: Image.Image) -> None:
-    answer = made(boxes=(Box("gland", (0, 0, 5, 5), 0.5),))
+def test_boxes_in_one_of_several_images_are_drawn_on_it(field: Image.Image) -> None:
+    other = field.resize((100, 80))
+    shown = evidence_html(record("q", made(boxes=(Box("gland", (0, 0, 5, 5), 0.5, 2),)), 0.4, [field, other]))
+    assert 'viewBox="0 0 100 80"' in shown
+    assert "image 2" in shown
+
+
+@pytest.mark.parametrize("images", [(1, 2), (3,)])
+def test_boxes_in_several_images_or_in_a_made_one_are_listed_but_not_drawn(
+    field: Image.Image, images: tuple[int, ...]
+) -> None:
+    answer = made(boxes=tuple(Box("gland", (0, 0, 5, 5), 0.5, image) for image in images))
     shown = evidence_html(record("q", answer, 0.4, [field, field]))
     assert "gland" in shown
     assert "<svg" not in shown
