@@ -15,14 +15,6 @@ from assistant.chat.grammar import FunctionTool, Parameter, digits_for_words
 from assistant.chat.phrase import phrase_of
 from assistant.chat.which_image import meant, recoloured
 
-_PICTURE = r"(?:images?|pictures?|photos?|fields?|micrographs?|views?|tiles?|slides?|sections?|patch(?:es)?|scans?)"
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-NUMBERED = re.compile(
-    rf"\b{_PICTURE}\s*(?:no\.?|number|nr\.?|#)?\s*(\d{{1,3}}|{'|'.join(_SPELLED)})\b(?!\s*(?:µm|um|micro|%|percent))"
-    rf"|\b(\d{{1,2}})(?:st|nd|rd|th)\s+{_PICTURE}\b|\b({'|'.join(_ORDINALS)})\s+(?:{_PICTURE}|one)\b|\b(last)\s+{_PICTURE}\b",
-    re.IGNORECASE,
-)
 _MICROMETRE = r"(?:µm|μm|um|mu|mic|microns?|micromet(?:er|re)s?)"
 _PIXEL = r"(?:pix(?:els?)?|px)"
 #: Sizes of a pixel, in micrometres, in nanometres, or pixels in a micrometre.
@@ -96,9 +88,9 @@ def images_asked(
     Args:
         clause: The part of the question that asks for the tool.
         images: Images sent.
-        references: Images that gave their colours to others; beside those they are named for that alone.
         remade: Image → the picture that an earlier call of this turn made of it, numbered after those sent; what is
             asked of an image holds for that picture, and without a word the tool works on the last of them.
+        references: Images that gave their colours to others; beside those they are named for that alone.
     """
     if images + len(remade) < 2:
         return [1]

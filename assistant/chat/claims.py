@@ -11,12 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant.answer import ToolCall
-from assistant.chat.arguments import MPP, NUMBERED
+from assistant.chat.arguments import MPP
 from assistant.chat.compose import COUNT_SPREAD, log_ratio, plain_name, quantity, tables, worked
 from assistant.chat.grammar import numbers_in
+from assistant.chat.which_image import ORDINALS, SPELLED
 
 #: A share differs from one in percent by more than this many points.
 POINTS = 10.0
+_PICTURE = r"(?:images?|pictures?|photos?|fields?|micrographs?|views?|tiles?|slides?|sections?|patch(?:es)?|scans?)"
+#: A number that says which image, and claims nothing.
+_NUMBERED = re.compile(
+    rf"\b{_PICTURE}\s*(?:no\.?|number|nr\.?|#)?\s*(\d{{1,3}}|{'|'.join(SPELLED)})\b(?!\s*(?:µm|um|micro|%|percent))"
+    rf"|\b(\d{{1,2}})(?:st|nd|rd|th)\s+{_PICTURE}\b|\b({'|'.join(ORDINALS)})\s+(?:{_PICTURE}|one)\b|\b(last)\s+{_PICTURE}\b",
+    re.IGNORECASE,
+)
 _COMPARISON = re.compile(
     r"\b(?:more|fewer|less|greater|over|under|above|below|at least|at most|exceeds?|between|top|nearest|closest)\b",
     re.I,
@@ -49,7 +57,7 @@ def _number(question: str, numbers: Mapping[str, Any]) -> tuple[str, str] | None
     for sentence in _SENTENCE.split(question):
         if sentence.rstrip().endswith("?") or _COMPARISON.search(sentence):
             continue
-        bare = MPP.sub(" ", NUMBERED.sub(" ", sentence))
+        bare = MPP.sub(" ", _NUMBERED.sub(" ", sentence))
         claimed, measured = numbers_in(bare), quantity(bare, numbers)
         if len(claimed) != 1 or measured is None:
             continue

@@ -20,8 +20,8 @@ _NOUN = (
 #: Characters of a text that are read.
 LONGEST = 4000
 _NEAR, _FAR = 48, 160
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-_SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 _UNIT = r"(?!\s*(?:µm|μm|um\b|nm\b|mm|mpp|micro|mic\b|px|pixel|%|percent|x\b|×))(?![.,]?\d)"
 _WORDS = r"(?:\s+(?!of\b|in\b|on\b|to\b|and\b|or\b|is\b|for\b)[\w&+-]+){0,2}"
 #: After "the second": what shows that no noun of something else follows.
@@ -30,8 +30,8 @@ _ENDS = (
     r"|came|comes|please|pls|plz|looks?|instead|rather|alone|should|could|can|be|needs?|for|of|in|isn|doesn|if|then"
     r"|that|which|image|will|would|does|did|it|now|thanks)\b)"
 )
-_FIRST = "|".join(_ORDINALS)
-_ANY_NUMBER = rf"\d{{1,2}}|(?:{'|'.join(_SPELLED)})\b"
+_FIRST = "|".join(ORDINALS)
+_ANY_NUMBER = rf"\d{{1,2}}|(?:{'|'.join(SPELLED)})\b"
 _ENTRY = rf"(?:{_WORDS}\s+(?:{_NOUN}|one)\b)"
 #: Ways to name an image; the name of the group says how its text is read.
 _MENTION = re.compile(
@@ -54,7 +54,7 @@ _MENTION = re.compile(
         rf"(?<!on )(?<!to )(?<!at )\bthe\s+(?P<alone>left|right){_ENDS}",
         rf"\bthe\s+(?P<other>other)(?:{_ENTRY}|{_ENDS})",
         r"(?:(?<=\d to )|(?<=\d onto )|(?<=\d and )|(?<=\d, )|(?<=\dand )|(?<=not ))(?P<pair>[1-9])\b(?![.,]?\d)",
-        rf"(?<=\w and )(?P<listed>{'|'.join(_SPELLED[1:])})\b"
+        rf"(?<=\w and )(?P<listed>{'|'.join(SPELLED[1:])})\b"
         r"(?=\s+(?:\w+\s+){0,3}(?:already|are|were|came|have|can|should)\b)",
         rf"\b(?:{_NOUN}|in|from|only|just|ignore|skip|score|measure|count|of)\s+(?P<letter>[A-D])\b(?!['’.]?\w)",
         rf"\bthe\s+(?P<rest>one\s+(?:that\s+)?(?:remains|remaining|between|left)|remaining\s+(?:\w+\s+)?(?:{_NOUN}|one))\b",
@@ -72,7 +72,7 @@ _MENTION = re.compile(
 #: A part of a sentence: what is said of an image in one does not hold for those of the next.
 _PART = re.compile(
     rf"[.;!?\n]+(?=\s|$)|,\s+(?!(?:and\s+|not\s+)*[1-9]\b)|\s+(?:but|while|whereas|so)\s+"
-    rf"|\s+and\s+(?!(?:[1-9]|{'|'.join(_SPELLED)})\b)|\s*[–—]\s*|:\s+"
+    rf"|\s+and\s+(?!(?:[1-9]|{'|'.join(SPELLED)})\b)|\s*[–—]\s*|:\s+"
 )
 _SENTENCE = re.compile(r"[.;!?\n]+(?=\s|$)")
 _ASIDE = re.compile(
@@ -159,9 +159,9 @@ def _parts(text: str) -> list[tuple[int, int, str]]:
 def _number(match: re.Match[str], images: int, before: Sequence[Mention]) -> int | None:
     kind, word = match.lastgroup, (match.group(match.lastgroup) if match.lastgroup else "").casefold()
     if kind in ("noun", "sign", "nth", "bracket", "digit", "after", "pair", "listed"):
-        return _SPELLED.index(word) + 1 if word in _SPELLED else int(word)
+        return SPELLED.index(word) + 1 if word in SPELLED else int(word)
     if kind in ("ordinal", "bare", "plain", "towards"):
-        return _ORDINALS.index(word) + 1
+        return ORDINALS.index(word) + 1
     if kind in ("last", "end", "finish"):
         return images
     if kind == "before_last":
